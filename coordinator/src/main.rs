@@ -1,0 +1,2 @@
+//! medley
+fn main() {}
