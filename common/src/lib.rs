@@ -1,1 +1,24 @@
-//! Shared types.
+//! What every part of Medley agrees on, and nothing else: no libtorch, no sockets, no clock.
+//!
+//! Read in this order:
+//! 1. [`config`]: one TOML file describes a job; parsed once into types that cannot be wrong afterwards.
+//! 2. [`method`]: the names of the training methods and of the evaluation protocols.
+//! 3. [`proto`]: the messages between the coordinator and its workers.
+//! 4. [`events`] and [`summary`]: what a run directory holds for people and programs.
+//! 5. [`manifest`]: what makes a checkpoint complete.
+//! 6. [`exit`]: what the exit codes mean.
+//! 7. [`environment`]: every environment variable that Medley reads.
+
+pub mod config;
+pub mod environment;
+pub mod events;
+pub mod exit;
+pub mod hash;
+pub mod manifest;
+pub mod method;
+pub mod proto;
+pub mod run_directory;
+pub mod summary;
+
+/// The version that coordinator and workers must share.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

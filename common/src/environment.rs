@@ -1,0 +1,13 @@
+//! Every environment variable that Medley reads, in one place.
+
+/// The worker binary that `medley run` starts; by default `medley-worker` beside `medley`, then on `PATH`.
+pub const WORKER_BINARY: &str = "MEDLEY_WORKER";
+
+/// The token by which a launched worker proves to the coordinator that it was launched by it.
+pub const LAUNCH_TOKEN: &str = "MEDLEY_LAUNCH_TOKEN";
+
+/// Log filter, in the syntax of `tracing-subscriber`; default `info`.
+pub const LOG_FILTER: &str = "RUST_LOG";
+
+/// Directory of loss fixtures that `cargo test -p medley-worker --test loss_fixtures` checks.
+pub const FIXTURES: &str = "MEDLEY_FIXTURES";

@@ -1,0 +1,42 @@
+//! Names inside a run directory. Everything that writes to one or reads from one takes them from here.
+
+use std::path::{Path, PathBuf};
+
+/// The resolved configuration.
+pub const CONFIG: &str = "run.toml";
+/// One JSON object a line: everything that happened.
+pub const EVENTS: &str = "events.jsonl";
+/// The result.
+pub const SUMMARY: &str = "summary.json";
+/// Checkpoints.
+pub const CHECKPOINTS: &str = "checkpoints";
+/// Logs of coordinator and workers.
+pub const LOGS: &str = "logs";
+/// TensorBoard event files.
+pub const TENSORBOARD: &str = "tensorboard";
+/// Plots.
+pub const PLOTS: &str = "plots";
+/// Candidate lists of the sampled protocols.
+pub const CANDIDATES: &str = "candidates";
+/// The coordinator's store.
+pub const STORE: &str = "coordinator.redb";
+
+/// `checkpoints/step-N`.
+pub fn checkpoint(run: &Path, step: u64) -> PathBuf {
+    run.join(CHECKPOINTS).join(format!("step-{step}"))
+}
+
+/// The step of a committed checkpoint's directory name; `None` for anything else, such as a staging directory.
+pub fn checkpoint_step(name: &str) -> Option<u64> {
+    name.strip_prefix("step-")?.parse().ok()
+}
+
+/// The committed checkpoint of the highest step.
+pub fn latest_checkpoint(run: &Path) -> Option<(u64, PathBuf)> {
+    let entries = std::fs::read_dir(run.join(CHECKPOINTS)).ok()?;
+    entries
+        .filter_map(Result::ok)
+        .filter_map(|entry| Some((checkpoint_step(entry.file_name().to_str()?)?, entry.path())))
+        .filter(|(_, path)| path.join(crate::manifest::FILE).is_file())
+        .max_by_key(|(step, _)| *step)
+}

@@ -1,0 +1,96 @@
+//! `summary.json`: the result of a run, for programs.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The result of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The job.
+    pub job: String,
+    /// The configuration's `name`.
+    pub name: String,
+    /// Version of Medley.
+    pub version: String,
+    /// Hash of the resolved configuration.
+    pub config_hash: String,
+    /// Hash of the interaction data.
+    pub data_hash: String,
+    /// Method.
+    pub method: String,
+    /// Network: `bidirectional` or `causal`.
+    pub network: String,
+    /// Peers of the cohort.
+    pub peers: u32,
+    /// Worker processes.
+    pub workers: u32,
+    /// Exchange mode.
+    pub exchange: String,
+    /// Seed.
+    pub seed: u64,
+    /// `completed`, `early-stopping`, `stopped` or `failed`.
+    pub outcome: String,
+    /// One line for a person.
+    pub message: String,
+    /// Steps committed.
+    pub steps: u64,
+    /// Wall time of the whole job, over all resumptions' trained parts: training alone.
+    pub train_seconds: f64,
+    /// Wall time of the evaluations.
+    pub evaluation_seconds: f64,
+    /// Wall time of this invocation.
+    pub wall_seconds: f64,
+    /// Masked rows trained on per second of training.
+    pub rows_per_second: f64,
+    /// Mean over steps of the bytes that one worker sends, largest over workers.
+    pub bytes_exchanged_per_step: f64,
+    /// Largest over workers.
+    pub peak_memory_bytes: u64,
+    /// Parameters that all peers share.
+    pub shared_parameters: u64,
+    /// Parameters of one peer's encoder.
+    pub private_parameters: u64,
+    /// Generations so far.
+    pub generations: u64,
+    /// Recoveries so far.
+    pub recoveries: u64,
+    /// The peer with the best validation metric, where one was measured.
+    pub best_peer: Option<u32>,
+    /// What chose it, for example `NDCG@10 (uniform99, valid)`.
+    pub best_by: String,
+    /// The last evaluation of every peer, for each split and protocol.
+    pub peers_evaluated: Vec<Evaluation>,
+    /// The same for the baselines that need no training.
+    pub baselines: Vec<Evaluation>,
+    /// Losses of every peer in the last logged step.
+    pub last_losses: BTreeMap<u32, crate::events::Losses>,
+}
+
+/// Metrics of one model on one split under one protocol.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// `peer-0`, ..., or the name of a baseline.
+    pub subject: String,
+    /// Steps trained.
+    pub step: u64,
+    /// `valid` or `test`.
+    pub split: String,
+    /// Among which items the target was ranked.
+    pub protocol: String,
+    /// Hash of the candidate lists; absent where all items are ranked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidates_hash: Option<String>,
+    /// Users evaluated.
+    pub users: u64,
+    /// By name.
+    pub metrics: BTreeMap<String, Estimate>,
+}
+
+/// A mean over users with half of its 95 % interval (normal approximation).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// Mean over users.
+    pub mean: f64,
+    /// 1.96 standard errors.
+    pub half_width: f64,
+}
