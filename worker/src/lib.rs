@@ -1,1 +1,17 @@
-//! Worker.
+//! The worker: everything numeric.
+//!
+//! A batch goes in, gradients come out; data flows one way:
+//! [`data`] → [`model`] → [`exchange`] + [`loss`] → [`train`] → [`eval`], over [`collective`], with [`checkpoint`] beside
+//! them. [`session`] is the line to the coordinator, [`cli`] the commands of the binary.
+
+pub mod checkpoint;
+pub mod cli;
+pub mod collective;
+pub mod data;
+pub mod eval;
+pub mod exchange;
+pub mod loss;
+pub mod model;
+pub mod random;
+pub mod session;
+pub mod train;

@@ -1,7 +1,7 @@
-//! medley-worker
-fn main() {
-    println!(
-        "{:?}",
-        tch::Tensor::from_slice(&[1f32, 2.]).sum(tch::Kind::Float)
-    );
+//! `medley-worker`: trains the peers that a coordinator assigns to it, and works on data and checkpoints.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    medley_worker::cli::main()
 }

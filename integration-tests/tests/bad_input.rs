@@ -1,0 +1,132 @@
+//! Bad input: one line that says what, where and how to mend it; exit code 2; nothing half-written.
+
+use medley_common::exit;
+use medley_integration_tests::{Bench, text};
+use std::process::Output;
+
+/// Runs a command that must be refused with one line containing every given text, and leave the directory as it was.
+fn assert_refused(bench: &Bench, arguments: &[&str], says: &[&str]) {
+    let before = listing(bench);
+    let output = bench.medley(arguments);
+    check(&output, arguments, says);
+    assert_eq!(before, listing(bench), "{arguments:?} left something behind");
+}
+
+fn check(output: &Output, arguments: &[&str], says: &[&str]) {
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(exit::BAD_INPUT), "{arguments:?}: {message}");
+    assert_eq!(message.trim_end().lines().count(), 1, "{arguments:?}: {message}");
+    for part in says {
+        assert!(message.contains(part), "{arguments:?} should mention {part:?}: {message}");
+    }
+}
+
+fn listing(bench: &Bench) -> Vec<String> {
+    let entries = std::fs::read_dir(bench.path()).expect("the directory is there");
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// `medley run job.toml --out out` with settings is refused.
+fn assert_run_refused(bench: &Bench, settings: &[&str], says: &[&str]) {
+    let mut arguments = vec!["run", "job.toml", "--out", "out"];
+    arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));
+    assert_refused(bench, &arguments, says);
+}
+
+/// The same with a data file of these contents.
+fn assert_data_refused(contents: &[u8], settings: &[&str], says: &[&str]) {
+    let bench = Bench::small();
+    bench.write("bad", contents);
+    let mut all = vec!["data.path=bad"];
+    all.extend(settings);
+    assert_run_refused(&bench, &all, says);
+}
+
+#[test]
+fn data_files() {
+    assert_data_refused(b"", &["data.format=user-item"], &["bad", "empty"]);
+    assert_data_refused(b"who,item\n1,2\n", &["data.format=csv"], &["bad", "user", "who"]);
+    assert_data_refused(b"1 1\n1 \xff\xfe\n1 3\n", &["data.format=user-item"], &["bad:2", "UTF-8"]);
+    assert_data_refused(b"1 1\n1 2\n1 3\n2 1\n", &["data.format=user-item"], &["bad", "min_length"]);
+    let overflow = b"1 1\n1 2\n1 99999999999999999999999\n";
+    assert_data_refused(overflow, &["data.format=user-item"], &["bad:3", "overflow"]);
+    assert_data_refused(b"1 7\n1 7\n1 7\n1 7\n", &["data.format=user-item"], &["bad", "one item"]);
+    let bench = Bench::small();
+    assert_run_refused(&bench, &["data.path=nowhere.txt"], &["nowhere.txt"]);
+}
+
+#[test]
+fn settings() {
+    let bench = Bench::small();
+    assert_run_refused(&bench, &["cohort.peers=0"], &["cohort.peers", "0"]);
+    assert_run_refused(&bench, &["cohort.peers=1"], &["cohort.peers", "hail", "single"]);
+    assert_run_refused(&bench, &["cohort.peers=9", "train.batch_size=1"], &["cohort.peers", "rows", "train.batch_size"]);
+    assert_run_refused(&bench, &["method.beta=1.0"], &["method.beta", "[0, 1)"]);
+    assert_run_refused(&bench, &["method.alpha=1.5"], &["method.alpha", "[0, 1]"]);
+    assert_run_refused(&bench, &["method.alhpa=0.5"], &["method.alhpa", "method.alpha"]);
+    assert_run_refused(&bench, &["method.alpha=much"], &["method.alpha"]);
+    assert_run_refused(&bench, &["nonsense"], &["key=value"]);
+    bench.write("typo.toml", "[data]\npath = \"data.txt\"\n\n[netwrok]\nlayers = 3\n");
+    assert_refused(&bench, &["run", "typo.toml", "--out", "out"], &["typo.toml:4", "netwrok", "network"]);
+    bench.write("broken.toml", "[data\n");
+    assert_refused(&bench, &["run", "broken.toml", "--out", "out"], &["broken.toml:1"]);
+    assert_refused(&bench, &["run", "absent.toml", "--out", "out"], &["absent.toml"]);
+}
+
+#[test]
+fn run_directories() {
+    let bench = Bench::small();
+    bench.run("run", &["train.steps=2"]);
+    assert_refused(&bench, &["run", "job.toml", "--out", "run"], &["run", "--resume"]);
+    bench.write("file", "not a directory");
+    assert_refused(&bench, &["run", "job.toml", "--out", "file/run"], &["file"]);
+    assert_refused(&bench, &["run", "--resume", "absent"], &["absent"]);
+}
+
+#[test]
+fn checkpoints() {
+    let bench = Bench::small();
+    let run = bench.run("run", &["train.steps=2"]);
+    let shared = run.join("checkpoints/step-2/shared.safetensors");
+    let bytes = std::fs::read(&shared).expect("the checkpoint's file");
+    std::fs::write(&shared, &bytes[..bytes.len() / 2]).expect("the file is writable");
+    assert_refused(&bench, &["run", "--resume", "run"], &["shared.safetensors"]);
+    let checkpoint = run.join("checkpoints/step-2");
+    let checkpoint = checkpoint.to_str().expect("a plain path");
+    assert_refused(&bench, &["evaluate", "--checkpoint", checkpoint], &["shared.safetensors"]);
+    std::fs::write(&shared, &bytes).expect("the file is writable");
+
+    let config = std::fs::read_to_string(run.join("run.toml")).expect("the resolved configuration");
+    std::fs::write(run.join("run.toml"), config.replace("dimension = 16", "dimension = 32")).expect("writable");
+    assert_refused(&bench, &["evaluate", "--checkpoint", checkpoint], &["shape"]);
+    assert_refused(&bench, &["run", "--resume", "run"], &["step-2"]);
+}
+
+#[test]
+fn port_in_use() {
+    let bench = Bench::small();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("a bound address").to_string();
+    assert_run_refused(&bench, &[&format!("launch.listen={address}")], &["launch.listen", &address]);
+}
+
+#[test]
+fn worker_binary() {
+    let bench = Bench::small();
+    let run = ["run", "job.toml", "--out", "out"];
+    let mut command = bench.command(&run);
+    let output = command.env("MEDLEY_WORKER", "absent-worker").output().expect("medley starts");
+    check(&output, &run, &["absent-worker", "MEDLEY_WORKER"]);
+
+    let old = bench.path().join("old-worker");
+    bench.write("old-worker", "#!/bin/sh\necho medley-worker 0.0.1\n");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&old, mode).expect("the file is ours");
+    let mut command = bench.command(&run);
+    let output = command.env("MEDLEY_WORKER", &old).output().expect("medley starts");
+    check(&output, &run, &["0.0.1", medley_common::VERSION]);
+    assert!(!bench.path().join("out").exists());
+}

@@ -1,0 +1,116 @@
+//! `medley-worker evaluate`: the peers of a checkpoint under any protocol.
+
+use crate::checkpoint;
+use crate::data::{Dataset, Split};
+use crate::model::Network;
+use crate::train::TrainError;
+use crate::train::evaluation::Examiner;
+use medley_common::config::{self, Override, RunConfig};
+use medley_common::manifest::Manifest;
+use medley_common::method::METRICS;
+use medley_common::run_directory;
+use medley_common::summary::Evaluation;
+use std::path::{Path, PathBuf};
+use tch::Device;
+
+/// Evaluate the peers of a checkpoint.
+///
+/// Examples:
+///   medley evaluate --checkpoint runs/demo/checkpoints/step-600
+///   medley evaluate --checkpoint runs/demo/checkpoints/step-600 --set 'evaluation.protocols=["full"]' --json
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Arguments {
+    /// A committed checkpoint: a directory with a manifest.json.
+    #[arg(long)]
+    checkpoint: PathBuf,
+    /// The configuration of the run; by default run.toml in the run directory that the checkpoint lies in.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Change a setting, for example data.path or evaluation.protocols.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Which held-out item: `test` (the last) or `valid` (the one before).
+    #[arg(long, default_value = "test", value_parser = ["test", "valid"])]
+    split: String,
+    /// Threads for computing; 0: all cores.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
+    if arguments.threads > 0 {
+        tch::set_num_threads(arguments.threads as i32);
+    }
+    let directory = &arguments.checkpoint;
+    let manifest = checkpoint::open(directory)?;
+    let config = configuration(arguments)?;
+    let dataset = Dataset::load(&config.data)?;
+    if dataset.hash != manifest.data_hash {
+        return Err(TrainError::Input(format!(
+            "{}: the checkpoint was trained on other data than {}; name that data with --set data.path=FILE",
+            directory.display(),
+            config.data.path.display()
+        )));
+    }
+    let network = network(&config, &dataset, &manifest, directory)?;
+    let split = if arguments.split == "valid" { Split::Valid } else { Split::Test };
+    let mut examiner = Examiner::new(&config, &dataset, directory);
+    let mut evaluations = Vec::new();
+    for place in 0..network.peers.len() {
+        evaluations.extend(examiner.peer(&network, place, split, 0, manifest.step)?);
+    }
+    print(&evaluations, arguments.json);
+    Ok(())
+}
+
+fn configuration(arguments: &Arguments) -> Result<RunConfig, TrainError> {
+    let path = match &arguments.config {
+        Some(path) => path.clone(),
+        None => {
+            let run = arguments.checkpoint.parent().and_then(Path::parent);
+            run.unwrap_or(Path::new(".")).join(run_directory::CONFIG)
+        }
+    };
+    let overrides: Result<Vec<Override>, _> = arguments.overrides.iter().map(|text| text.parse()).collect();
+    Ok(config::load(&path, &overrides?)?)
+}
+
+fn network(
+    config: &RunConfig,
+    dataset: &Dataset,
+    manifest: &Manifest,
+    directory: &Path,
+) -> Result<Network, TrainError> {
+    let peers: Vec<u32> = (0..manifest.peers).collect();
+    let network = Network::draw(config, dataset.items, &peers, Device::Cpu);
+    checkpoint::read_parameters(directory, checkpoint::SHARED, &network.shared.parameters)?;
+    for (peer, encoder) in network.peers.iter().zip(&network.encoders) {
+        checkpoint::read_parameters(directory, &checkpoint::peer_file(*peer), &encoder.parameters)?;
+    }
+    Ok(network)
+}
+
+fn print(evaluations: &[Evaluation], json: bool) {
+    if json {
+        println!("{}", serde_json::json!({ "evaluations": evaluations }));
+        return;
+    }
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::NOTHING);
+    let mut header = vec!["model".to_owned(), "split".into(), "protocol".into()];
+    header.extend(METRICS.map(String::from));
+    table.set_header(header);
+    for evaluation in evaluations {
+        let mut row = vec![evaluation.subject.clone(), evaluation.split.clone(), evaluation.protocol.clone()];
+        row.extend(METRICS.map(|metric| match evaluation.metrics.get(metric) {
+            Some(estimate) => format!("{:.4} ±{:.4}", estimate.mean, estimate.half_width),
+            None => "-".into(),
+        }));
+        table.add_row(row);
+    }
+    println!("{table}");
+}

@@ -1,0 +1,71 @@
+//! The commands of `medley-worker`. People use `medley`, which starts this one where numbers are needed.
+
+mod check;
+mod evaluate;
+mod work;
+
+use crate::data;
+use crate::train::TrainError;
+use clap::{Parser, Subcommand};
+use medley_common::exit;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// Trains the peers that a coordinator assigns to it, and works on data and checkpoints.
+#[derive(Debug, Parser)]
+#[command(name = "medley-worker", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Join a coordinator and train what it assigns; `medley run` starts this.
+    Work(work::Arguments),
+    /// Check a configuration against its data without writing anything; prints one JSON object.
+    Check(check::Arguments),
+    /// Statistics of a dataset, or a synthetic one.
+    #[command(subcommand)]
+    Data(data::cli::DataCommand),
+    /// Evaluate the peers of a checkpoint.
+    Evaluate(evaluate::Arguments),
+    /// Print a completion script for a shell, for example `medley-worker completions bash`.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the command line; all errors become one line and an exit code.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_env(medley_common::environment::LOG_FILTER);
+    tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    let code = match run(arguments.command) {
+        Ok(()) => exit::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            if error.is_bad_input() { exit::BAD_INPUT } else { exit::FAILURE }
+        }
+    };
+    ExitCode::from(code as u8)
+}
+
+fn run(command: Command) -> Result<(), TrainError> {
+    match command {
+        Command::Work(arguments) => work::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Data(command) => Ok(data::cli::command(&command)?),
+        Command::Evaluate(arguments) => evaluate::run(&arguments),
+        Command::Completions { shell } => {
+            let mut command = <Arguments as clap::CommandFactory>::command();
+            clap_complete::generate(shell, &mut command, "medley-worker", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}

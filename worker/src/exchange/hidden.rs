@@ -1,0 +1,120 @@
+//! Hidden rows out, their gradients back: each worker computes the losses of all peers on its shard of the rows.
+
+use super::output_layer::{Transformed, on_slice};
+use super::{Gradients, Pass, floats, truncation};
+use crate::collective::CollectiveError;
+use crate::loss::{self, Chunk, LossSums};
+use std::ops::Range;
+use tch::Tensor;
+
+pub fn gradients(pass: &mut Pass<'_>, hidden: &[Tensor]) -> Result<Gradients, CollectiveError> {
+    let (rows, rank) = (pass.rows.targets.len(), pass.exchange.placement.rank());
+    let shard = pass.exchange.placement.shard(rows, rank);
+    let collected = collect(pass, hidden, &shard)?;
+    let transformed = pass.timed_loss(|pass| Transformed::of(pass.shared, collected));
+    let truncated = match pass.rows.truncation {
+        Some(_) => {
+            let entropies = pass.timed_loss(|pass| cross_entropies(pass, &transformed.rows, &shard));
+            truncation::from_own_shard(pass, &entropies)?
+        }
+        None => vec![false; rows],
+    };
+    let (gradient, losses) = pass.timed_loss(|pass| {
+        let (gradient, losses) = losses(pass, &transformed.rows, &shard, &truncated);
+        (transformed.backward(&gradient), losses)
+    });
+    let own = send_back(pass, &gradient, hidden, &shard)?;
+    Ok(Pass::finish(pass, own, losses, &truncated))
+}
+
+/// All peers' hidden rows of this worker's shard, `[T, shard, d]`.
+fn collect(pass: &mut Pass<'_>, hidden: &[Tensor], shard: &Range<usize>) -> Result<Tensor, CollectiveError> {
+    let placement = pass.exchange.placement.clone();
+    let (rows, d) = (pass.rows.targets.len(), hidden[0].size()[1] as usize);
+    let own = Tensor::stack(hidden, 0); // [own, R, d]
+    let send: Vec<Vec<f32>> = (0..placement.world_size())
+        .map(|rank| {
+            let theirs = placement.shard(rows, rank);
+            floats::to_vec(&own.narrow(1, theirs.start as i64, theirs.len() as i64))
+        })
+        .collect();
+    let per_peer = shard.len() * d;
+    let mut received = placement.buffers(|_| per_peer);
+    pass.all_to_all(&send, &mut received)?;
+    let shape = [placement.peers() as i64, shard.len() as i64, d as i64];
+    Ok(floats::to_tensor(&placement.by_peer(&received, per_peer), &shape, own.device()))
+}
+
+/// Sends every peer the gradient of its hidden rows; returns the hosted peers' own, each `[R, d]`.
+fn send_back(
+    pass: &mut Pass<'_>,
+    gradient: &Tensor,
+    hidden: &[Tensor],
+    shard: &Range<usize>,
+) -> Result<Vec<Tensor>, CollectiveError> {
+    let placement = pass.exchange.placement.clone();
+    let (rows, d) = (pass.rows.targets.len(), hidden[0].size()[1] as usize);
+    let send = placement.by_rank(&floats::to_vec(gradient), shard.len() * d);
+    let own = placement.own().len();
+    let shards: Vec<Range<usize>> = (0..placement.world_size()).map(|rank| placement.shard(rows, rank)).collect();
+    let mut received: Vec<Vec<f32>> = shards.iter().map(|theirs| vec![0.0; own * theirs.len() * d]).collect();
+    pass.all_to_all(&send, &mut received)?;
+    let parts: Vec<Tensor> = shards
+        .iter()
+        .zip(&received)
+        .map(|(theirs, values)| {
+            floats::to_tensor(values, &[own as i64, theirs.len() as i64, d as i64], gradient.device())
+        })
+        .collect();
+    Ok(Tensor::cat(&parts, 1).unbind(0))
+}
+
+/// Chunks of a shard: place in the shard, and length.
+fn chunks(pass: &Pass<'_>, shard: &Range<usize>) -> impl Iterator<Item = (usize, usize)> + use<> {
+    let (step, length) = (pass.output.chunk_rows(), shard.len());
+    (0..length).step_by(step).map(move |start| (start, step.min(length - start)))
+}
+
+/// The transformed rows of a chunk for all peers: `[T * length, d]`.
+fn chunk_rows(transformed: &Tensor, start: usize, length: usize) -> Tensor {
+    let d = transformed.size()[2];
+    transformed.narrow(1, start as i64, length as i64).reshape([-1, d])
+}
+
+/// Cross-entropies of all peers on the shard, `[T, shard]`.
+fn cross_entropies(pass: &mut Pass<'_>, transformed: &Tensor, shard: &Range<usize>) -> Vec<f32> {
+    let _guard = tch::no_grad_guard();
+    let (peers, catalogue) = (pass.exchange.placement.peers(), pass.output.catalogue());
+    let mut result = vec![0.0; peers * shard.len()];
+    for (start, length) in chunks(pass, shard) {
+        let targets = &pass.rows.targets[shard.start + start..shard.start + start + length];
+        let mut logits = pass.output.logits(&chunk_rows(transformed, start, length));
+        let entropies = on_slice(&mut logits, |logits| loss::cross_entropies(logits, targets, peers, catalogue));
+        for peer in 0..peers {
+            result[peer * shard.len() + start..][..length].copy_from_slice(&entropies[peer * length..][..length]);
+        }
+    }
+    result
+}
+
+/// Losses of all peers on the shard, and the gradient of their transformed rows, `[T, shard, d]`.
+fn losses(pass: &mut Pass<'_>, transformed: &Tensor, shard: &Range<usize>, truncated: &[bool]) -> (Tensor, LossSums) {
+    let _guard = tch::no_grad_guard();
+    let (peers, catalogue) = (pass.exchange.placement.peers(), pass.output.catalogue());
+    let gradient = transformed.zeros_like();
+    let mut sums = LossSums::new(peers);
+    let scale = 1.0 / pass.rows.targets.len() as f64;
+    for (start, length) in chunks(pass, shard) {
+        let range = shard.start + start..shard.start + start + length;
+        let rows = chunk_rows(transformed, start, length);
+        let mut logits = pass.output.logits(&rows);
+        on_slice(&mut logits, |logits| {
+            let chunk = Chunk { targets: &pass.rows.targets[range.clone()], truncated: &truncated[range.clone()], scale, peers, catalogue };
+            loss::losses_and_gradients(&pass.rows.loss, &chunk, logits, &mut sums);
+        });
+        let back = pass.output.backward(&rows, &logits);
+        let shape = [peers as i64, length as i64, transformed.size()[2]];
+        gradient.narrow(1, start as i64, length as i64).copy_(&back.view(shape));
+    }
+    (gradient, sums)
+}

@@ -1,0 +1,163 @@
+//! How peers learn what the others believe: from every hosted peer's hidden rows to their gradients.
+//!
+//! The losses are row-wise, so the rows are sharded over the workers; the peers' distributions over a row meet in one
+//! place, and what crosses the wire is as small as the mode allows:
+//!
+//! | mode | out | back | floats a worker sends, R rows, T peers, one a worker |
+//! |---|---|---|---|
+//! | [`hidden`] | hidden rows `[R, d]` | their gradients | `2 R d (T-1)/T` |
+//! | [`logits`] | logits `[R, V]` | their gradients | `2 R V (T-1)/T` |
+//! | [`distributions`] | probabilities `[R, V]` to everybody | nothing | `R V (T-1)` |
+//!
+//! All three yield the same gradients to float tolerance. In each, rows are worked on in chunks; nothing of size R×V is
+//! kept. [`Exchange::gradients`] is the entry; [`output_layer`] the products with the item table around the loss;
+//! [`placement`] says which peers live where; [`floats`] is the border between tensors and slices.
+
+mod distributions;
+pub mod floats;
+mod hidden;
+mod logits;
+mod output_layer;
+mod placement;
+mod truncation;
+
+use crate::collective::{Collective, CollectiveError, Traffic};
+use crate::loss::{LossSpec, LossSums, Truncation};
+use crate::model::Shared;
+use medley_common::config::ExchangeMode;
+use output_layer::OutputLayer;
+use std::time::{Duration, Instant};
+use tch::Tensor;
+
+pub use placement::Placement;
+
+/// The exchange of one worker.
+pub struct Exchange {
+    collective: Box<dyn Collective>,
+    placement: Placement,
+    mode: ExchangeMode,
+    chunk_rows: usize,
+}
+
+/// The batch's rows, as every worker knows them.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    /// The item that stands at each row, `[R]`.
+    pub targets: &'a [i64],
+    /// The loss of this step.
+    pub loss: LossSpec,
+    /// Which rows count as noise.
+    pub truncation: Option<Truncation>,
+}
+
+/// What the cross-peer loss asks of the parameters.
+pub struct Gradients {
+    /// Gradient of every hosted peer's hidden rows, each `[R, d]`.
+    pub hidden: Vec<Tensor>,
+    /// Gradient of the output weights U from the rows that this worker worked on, `[V, d]`.
+    pub output_weights: Tensor,
+    /// Gradient of the output bias b_U from the same rows, `[V]`.
+    pub output_bias: Tensor,
+    /// Sums over the same rows. Added up over workers they cover every row of every peer once.
+    pub losses: LossSums,
+    /// Rows taken for noise, of the whole batch.
+    pub truncated_rows: usize,
+    /// Time spent waiting for and moving bytes.
+    pub exchange_time: Duration,
+    /// Time spent on logits and losses.
+    pub loss_time: Duration,
+}
+
+impl Exchange {
+    /// An exchange over a formed group.
+    pub fn new(collective: Box<dyn Collective>, placement: Placement, mode: ExchangeMode, chunk_rows: usize) -> Self {
+        Self { collective, placement, mode, chunk_rows }
+    }
+
+    /// Which peers live where.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// The group.
+    pub fn collective(&mut self) -> &mut dyn Collective {
+        &mut *self.collective
+    }
+
+    /// Bytes since the last call.
+    pub fn take_traffic(&mut self) -> Traffic {
+        self.collective.take_traffic()
+    }
+
+    /// Turns the hosted peers' hidden rows, each `[R, d]` and free of a graph, into their gradients. Gradients of the
+    /// prediction layer's transform are left in the shared parameters' views.
+    ///
+    /// # Errors
+    /// Those of the collective; the step has then not happened.
+    pub fn gradients(&mut self, shared: &Shared, hidden: &[Tensor], rows: Rows<'_>) -> Result<Gradients, CollectiveError> {
+        let output = OutputLayer::new(shared, self.chunk_rows, self.placement.peers());
+        let mut pass = Pass { exchange: self, shared, rows, output, clock: Clock::default() };
+        match pass.exchange.mode {
+            ExchangeMode::Hidden => hidden::gradients(&mut pass, hidden),
+            ExchangeMode::Logits => logits::gradients(&mut pass, hidden),
+            ExchangeMode::Distributions => distributions::gradients(&mut pass, hidden),
+        }
+    }
+}
+
+/// One step's pass through the exchange.
+struct Pass<'a> {
+    exchange: &'a mut Exchange,
+    shared: &'a Shared,
+    rows: Rows<'a>,
+    output: OutputLayer,
+    clock: Clock,
+}
+
+impl Pass<'_> {
+    fn finish(self_: &mut Self, hidden: Vec<Tensor>, losses: LossSums, truncated: &[bool]) -> Gradients {
+        let (output_weights, output_bias) = self_.output.gradients();
+        Gradients {
+            hidden,
+            output_weights,
+            output_bias,
+            losses,
+            truncated_rows: truncated.iter().filter(|truncated| **truncated).count(),
+            exchange_time: self_.clock.exchange,
+            loss_time: self_.clock.loss,
+        }
+    }
+
+    fn all_to_all(&mut self, send: &[Vec<f32>], receive: &mut [Vec<f32>]) -> Result<(), CollectiveError> {
+        let start = Instant::now();
+        let send: Vec<&[f32]> = send.iter().map(Vec::as_slice).collect();
+        let mut receive: Vec<&mut [f32]> = receive.iter_mut().map(Vec::as_mut_slice).collect();
+        let result = self.exchange.collective.all_to_all(&send, &mut receive);
+        self.clock.exchange += start.elapsed();
+        result
+    }
+
+    /// Gathers from every rank `per_peer` floats for each peer that it hosts, and returns them by peer: `[T * per_peer]`.
+    fn all_gather_by_peer(&mut self, mine: &[f32], per_peer: usize) -> Result<Vec<f32>, CollectiveError> {
+        let start = Instant::now();
+        let mut received = self.exchange.placement.buffers(|_| per_peer);
+        let mut parts: Vec<&mut [f32]> = received.iter_mut().map(Vec::as_mut_slice).collect();
+        let result = self.exchange.collective.all_gather(mine, &mut parts);
+        self.clock.exchange += start.elapsed();
+        result?;
+        Ok(self.exchange.placement.by_peer(&received, per_peer))
+    }
+
+    fn timed_loss<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
+        let start = Instant::now();
+        let result = work(self);
+        self.clock.loss += start.elapsed();
+        result
+    }
+}
+
+#[derive(Debug, Default)]
+struct Clock {
+    exchange: Duration,
+    loss: Duration,
+}

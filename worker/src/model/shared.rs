@@ -1,0 +1,100 @@
+//! What all peers share: the embedding of items and positions, and the prediction layer (HAIL section 3.1).
+
+use super::{NORM_EPSILON, Parameters, Specification};
+use crate::random::{Purpose, key};
+use medley_common::config::NetworkConfig;
+use tch::{Device, Tensor};
+
+/// Shared parameters. The prediction layer is tied to the item table: `z = LN(GELU(h W_P + b_P)) Uᵀ + b_U`.
+#[derive(Debug)]
+pub struct Shared {
+    /// The values.
+    pub parameters: Parameters,
+    items: i64,
+    dimension: i64,
+}
+
+// Places in the specifications.
+const ITEM_TABLE: usize = 0;
+const POSITION_TABLE: usize = 1;
+const EMBEDDING_GAIN: usize = 2;
+const EMBEDDING_BIAS: usize = 3;
+const TRANSFORM: usize = 4;
+const TRANSFORM_BIAS: usize = 5;
+const TRANSFORM_GAIN: usize = 6;
+const TRANSFORM_NORM_BIAS: usize = 7;
+const OUTPUT_BIAS: usize = 8;
+
+impl Shared {
+    /// Draws the shared parameters of a catalogue of `items`.
+    pub fn draw(network: &NetworkConfig, items: usize, max_length: usize, seed: u64, device: Device) -> Self {
+        let specifications = Self::specifications(network, items, max_length);
+        let seed = key(seed, Purpose::SharedParameters, [0, 0]);
+        let parameters = Parameters::draw(specifications, network.initialization, seed, device);
+        Self { parameters, items: items as i64, dimension: network.dimension }
+    }
+
+    /// What the shared parameters are. The item table has a row for padding, one for each item, one for the mask.
+    pub fn specifications(network: &NetworkConfig, items: usize, max_length: usize) -> Vec<Specification> {
+        let (d, items) = (network.dimension, items as i64);
+        let mut all = vec![
+            Specification::matrix("item_table", items + 2, d),
+            Specification::matrix("position_table", max_length as i64, d),
+        ];
+        all.extend(Specification::norm("embedding_norm", d));
+        all.push(Specification::matrix("transform.weight", d, d));
+        all.push(Specification::bias("transform.bias", d));
+        all.extend(Specification::norm("transform_norm", d));
+        all.push(Specification::bias("output_bias", items));
+        all
+    }
+
+    /// Items of the catalogue, V.
+    pub fn items(&self) -> i64 {
+        self.items
+    }
+
+    /// Embeds tokens `[b, L]` as `[b, L, d]`: item plus position, normalised; dropout is the caller's.
+    pub fn embed(&self, tokens: &Tensor) -> Tensor {
+        let p = &self.parameters;
+        let items = Tensor::embedding(p.get(ITEM_TABLE), tokens, -1, false, false);
+        let positions = p.get(POSITION_TABLE).narrow(0, 0, tokens.size()[1]);
+        let sum = items + positions;
+        sum.layer_norm([self.dimension], Some(p.get(EMBEDDING_GAIN)), Some(p.get(EMBEDDING_BIAS)), NORM_EPSILON, false)
+    }
+
+    /// The prediction layer's transform of hidden rows `[n, d]`, before the product with the item table.
+    pub fn transform(&self, hidden: &Tensor) -> Tensor {
+        let p = &self.parameters;
+        hidden.linear(p.get(TRANSFORM), Some(p.get(TRANSFORM_BIAS))).gelu("none").layer_norm(
+            [self.dimension],
+            Some(p.get(TRANSFORM_GAIN)),
+            Some(p.get(TRANSFORM_NORM_BIAS)),
+            NORM_EPSILON,
+            false,
+        )
+    }
+
+    /// The output weights U, `[V, d]`: the item table without padding and mask. A view, detached from the graph.
+    pub fn output_weights(&self) -> Tensor {
+        self.parameters.get(ITEM_TABLE).detach().narrow(0, 1, self.items)
+    }
+
+    /// The output bias b_U, `[V]`, detached from the graph.
+    pub fn output_bias(&self) -> Tensor {
+        self.parameters.get(OUTPUT_BIAS).detach()
+    }
+
+    /// Adds gradients of U `[V, d]` and b_U `[V]` to a flat gradient of all shared parameters.
+    pub fn add_output_gradients(&self, flat: &Tensor, weights: &Tensor, bias: &Tensor) {
+        let (start, _) = self.parameters.range(ITEM_TABLE);
+        let _ = flat.narrow(0, start + self.dimension, self.items * self.dimension).g_add_(&weights.reshape([-1]));
+        let (start, length) = self.parameters.range(OUTPUT_BIAS);
+        let _ = flat.narrow(0, start, length).g_add_(bias);
+    }
+
+    /// Logits of hidden rows `[n, d]` over the catalogue, `[n, V]`; for evaluation.
+    pub fn logits(&self, hidden: &Tensor) -> Tensor {
+        self.transform(hidden).linear(&self.output_weights(), Some(self.output_bias()))
+    }
+}

@@ -1,0 +1,146 @@
+//! Evaluates the peers hosted here, and the baselines that need no training.
+
+use super::error::TrainError;
+use super::trainer::Reporter;
+use crate::data::{Dataset, EvaluationBatch, Split, evaluation_batch};
+use crate::eval::{self, Evaluator};
+use crate::exchange::floats;
+use crate::model::Network;
+use medley_common::config::RunConfig;
+use medley_common::method::MethodName;
+use medley_common::proto;
+use medley_common::summary::Evaluation;
+use std::path::{Path, PathBuf};
+
+/// Owns the candidate lists, which all models share.
+pub struct Examiner<'a> {
+    config: &'a RunConfig,
+    dataset: &'a Dataset,
+    evaluator: Evaluator<'a>,
+    run_directory: PathBuf,
+}
+
+impl<'a> Examiner<'a> {
+    /// An examiner over a dataset.
+    pub fn new(config: &'a RunConfig, dataset: &'a Dataset, run_directory: &Path) -> Self {
+        let protocols = config.evaluation.protocols.clone();
+        Self {
+            config,
+            dataset,
+            evaluator: Evaluator::new(protocols, &dataset.sequences, dataset.items, config.seed),
+            run_directory: run_directory.to_owned(),
+        }
+    }
+
+    /// Evaluates every hosted peer on the first `limit` users (0: all) and reports it; returns the best value of the
+    /// metric that chooses.
+    ///
+    /// # Errors
+    /// When candidates cannot be drawn or a score is not a number.
+    pub fn peers(
+        &mut self,
+        network: &Network,
+        split: Split,
+        limit: usize,
+        step: u64,
+        reporter: &mut dyn Reporter,
+    ) -> Result<f64, TrainError> {
+        let mut best = f64::NEG_INFINITY;
+        for place in 0..network.peers.len() {
+            for evaluation in self.peer(network, place, split, limit, step)? {
+                if evaluation.protocol == self.config.train.metric_protocol.as_str() {
+                    best = best.max(evaluation.metrics[&self.config.train.metric].mean);
+                }
+                reporter.evaluation(message(evaluation));
+            }
+        }
+        Ok(best)
+    }
+
+    /// Evaluates one hosted peer under every protocol.
+    ///
+    /// # Errors
+    /// As [`Examiner::peers`].
+    pub fn peer(
+        &mut self,
+        network: &Network,
+        place: usize,
+        split: Split,
+        limit: usize,
+        step: u64,
+    ) -> Result<Vec<Evaluation>, TrainError> {
+        self.evaluator.prepare(eval_split(split))?;
+        let mut tally = self.evaluator.tally(eval_split(split))?;
+        let users = match limit {
+            0 => self.dataset.users(),
+            limit => limit.min(self.dataset.users()),
+        };
+        for start in (0..users).step_by(self.config.evaluation.batch_size) {
+            let end = (start + self.config.evaluation.batch_size).min(users);
+            let (kind, longest) = (self.config.network.kind, self.config.samples.max_length);
+            let EvaluationBatch { batch, users } = evaluation_batch(self.dataset, start..end, split, kind, longest);
+            let hidden = network.evaluate_rows(&network.encoders[place], &batch);
+            let mut logits = tch::no_grad(|| network.shared.logits(&hidden)).to_device(tch::Device::Cpu).contiguous();
+            tally.add_batch(&users, floats::slice_mut(&mut logits))?;
+        }
+        Ok(tally.finish(&format!("peer-{}", network.peers[place]), step))
+    }
+
+    /// Evaluates the configured baselines, and the method itself where it is one.
+    ///
+    /// # Errors
+    /// As [`Examiner::peers`].
+    pub fn baselines(&mut self, reporter: &mut dyn Reporter) -> Result<(), TrainError> {
+        let mut names = self.config.evaluation.baselines.clone();
+        let method = self.config.method.name;
+        if !method.is_trained() && !names.contains(&method) {
+            names.insert(0, method);
+        }
+        for split in [Split::Valid, Split::Test] {
+            self.evaluator.prepare(eval_split(split))?;
+            for name in &names {
+                for evaluation in self.baseline(*name, split)? {
+                    reporter.evaluation(message(evaluation));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn baseline(&self, name: MethodName, split: Split) -> Result<Vec<Evaluation>, TrainError> {
+        Ok(self.evaluator.baseline(name, eval_split(split))?)
+    }
+
+    /// Keeps the candidate lists in the run directory.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn write_candidates(&self) -> Result<(), TrainError> {
+        let directory = self.run_directory.join(medley_common::run_directory::CANDIDATES);
+        Ok(self.evaluator.write(&directory)?)
+    }
+}
+
+fn eval_split(split: Split) -> eval::Split {
+    match split {
+        Split::Valid => eval::Split::Valid,
+        Split::Test => eval::Split::Test,
+    }
+}
+
+fn message(evaluation: Evaluation) -> proto::Evaluation {
+    let metrics = evaluation.metrics.into_iter().map(|(name, estimate)| proto::Metric {
+        name,
+        mean: estimate.mean,
+        half_width: estimate.half_width,
+    });
+    proto::Evaluation {
+        subject: evaluation.subject,
+        step: evaluation.step,
+        split: evaluation.split,
+        protocol: evaluation.protocol,
+        candidates_hash: evaluation.candidates_hash.unwrap_or_default(),
+        users: evaluation.users,
+        metrics: metrics.collect(),
+    }
+}

@@ -1,0 +1,395 @@
+//! The training loop of one worker.
+
+use super::error::TrainError;
+use super::evaluation::Examiner;
+use super::schedule::Plan;
+use super::step::{Learner, StepOutcome, join_numbers, split_numbers};
+use crate::checkpoint;
+use crate::collective::Traffic;
+use crate::data::{Dataset, SampleSet, Split};
+use crate::exchange::Exchange;
+use crate::model::Network;
+use medley_common::config::RunConfig;
+use medley_common::manifest::TrainingState;
+use medley_common::proto;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tch::{Device, Tensor};
+
+/// Who is told what a worker does: the session with the coordinator, or a test.
+pub trait Reporter {
+    /// Data and networks are there.
+    fn ready(&mut self, ready: proto::Ready);
+    /// A step was committed.
+    fn step(&mut self, record: proto::StepRecord);
+    /// A model was evaluated.
+    fn evaluation(&mut self, evaluation: proto::Evaluation);
+    /// This worker's files of a checkpoint are written and synced.
+    fn shards(&mut self, shards: proto::ShardsWritten);
+    /// Whether this worker was asked to stop.
+    fn stop_requested(&self) -> bool;
+}
+
+/// Longest wait for the others after an evaluation, which workers finish at different times.
+const EVALUATION_DEADLINE: Duration = Duration::from_secs(600);
+
+/// One worker's part of a training.
+pub struct Trainer<'a> {
+    config: &'a RunConfig,
+    dataset: &'a Dataset,
+    samples: SampleSet,
+    plan: Plan,
+    learner: Learner,
+    exchange: Exchange,
+    examiner: Examiner<'a>,
+    run_directory: PathBuf,
+    state: TrainingState,
+    /// Committed steps.
+    step: u64,
+    evaluation_time: Duration,
+    /// Parameters at the best validation, where training may stop early.
+    best: Option<Snapshot>,
+}
+
+/// Flat values of the shared parameters and the hosted encoders.
+struct Snapshot {
+    shared: Tensor,
+    encoders: Vec<Tensor>,
+}
+
+impl<'a> Trainer<'a> {
+    /// Draws the networks of the peers hosted here and prepares their samples.
+    ///
+    /// # Errors
+    /// When the data yields no samples, or a batch fewer rows than there are peers.
+    pub fn new(
+        config: &'a RunConfig,
+        dataset: &'a Dataset,
+        exchange: Exchange,
+        run_directory: &Path,
+    ) -> Result<Self, TrainError> {
+        let samples = samples(config, dataset)?;
+        let plan = Plan::new(config, samples.steps_per_epoch(config.train.batch_size) as u64);
+        let network = Network::draw(config, dataset.items, exchange.placement().own(), Device::Cpu);
+        let learner = Learner::new(network, &config.optimizer);
+        let examiner = Examiner::new(config, dataset, run_directory);
+        Ok(Self {
+            config,
+            dataset,
+            samples,
+            plan,
+            learner,
+            exchange,
+            examiner,
+            run_directory: run_directory.to_owned(),
+            state: TrainingState { items: dataset.items as u64, ..TrainingState::default() },
+            step: 0,
+            evaluation_time: Duration::ZERO,
+            best: None,
+        })
+    }
+
+    /// Goes on from a committed checkpoint, as if training had never stopped.
+    ///
+    /// # Errors
+    /// When the checkpoint is damaged or does not fit.
+    pub fn restore(&mut self, directory: &Path) -> Result<(), TrainError> {
+        let manifest = checkpoint::open(directory)?;
+        if manifest.data_hash != self.dataset.hash {
+            return Err(TrainError::Input(format!(
+                "{}: the checkpoint was trained on other data than {}; resume with the data that it was trained on",
+                directory.display(),
+                self.config.data.path.display()
+            )));
+        }
+        self.read(directory)?;
+        let network = &self.learner.network;
+        let shared = &network.shared.parameters;
+        checkpoint::read_moments(directory, checkpoint::SHARED_OPTIMIZER, shared, &mut self.learner.shared_moments)?;
+        let hosted = network.peers.iter().zip(&network.encoders).zip(&mut self.learner.peer_moments);
+        for ((peer, encoder), moments) in hosted {
+            checkpoint::read_moments(directory, &checkpoint::peer_optimizer_file(*peer), &encoder.parameters, moments)?;
+        }
+        self.step = manifest.step;
+        self.learner.updates = manifest.state.optimizer_steps;
+        self.state = manifest.state;
+        if self.config.train.patience > 0 && self.state.best_metric.is_some() {
+            self.restore_best(directory)?;
+        }
+        Ok(())
+    }
+
+    /// Parameters of the best validation so far come from its own checkpoint.
+    fn restore_best(&mut self, current: &Path) -> Result<(), TrainError> {
+        let best = medley_common::run_directory::checkpoint(&self.run_directory, self.state.best_step);
+        self.read(&best)?;
+        self.best = Some(self.snapshot());
+        self.read(current)
+    }
+
+    fn read(&self, directory: &Path) -> Result<(), TrainError> {
+        let network = &self.learner.network;
+        checkpoint::read_parameters(directory, checkpoint::SHARED, &network.shared.parameters)?;
+        for (peer, encoder) in network.peers.iter().zip(&network.encoders) {
+            checkpoint::read_parameters(directory, &checkpoint::peer_file(*peer), &encoder.parameters)?;
+        }
+        Ok(())
+    }
+
+    /// Trains to the end, evaluates, and returns what to tell the coordinator.
+    ///
+    /// # Errors
+    /// The first failure; what was committed stays.
+    pub fn run(&mut self, reporter: &mut dyn Reporter) -> Result<proto::Completed, TrainError> {
+        self.exchange.collective().barrier()?;
+        self.exchange.take_traffic();
+        reporter.ready(self.describe());
+        let reason = self.train(reporter)?;
+        if reason != "stopped" {
+            self.finish(reporter)?;
+        }
+        Ok(proto::Completed {
+            step: self.step,
+            reason: reason.into(),
+            train_seconds: self.state.train_seconds,
+            evaluation_seconds: self.evaluation_time.as_secs_f64(),
+            peak_memory_bytes: peak_memory_bytes(),
+        })
+    }
+
+    fn describe(&self) -> proto::Ready {
+        let network = &self.learner.network;
+        proto::Ready {
+            data_hash: self.dataset.hash.clone(),
+            users: self.dataset.users() as u64,
+            items: self.dataset.items as u64,
+            interactions: self.dataset.interactions() as u64,
+            samples: self.samples.samples_per_epoch() as u64,
+            steps_per_epoch: self.samples.steps_per_epoch(self.config.train.batch_size) as u64,
+            total_steps: self.plan.total_steps(),
+            shared_parameters: network.shared.parameters.len() as u64,
+            private_parameters: network.encoders.first().map_or(0, |encoder| encoder.parameters.len() as u64),
+        }
+    }
+
+    /// Steps until the plan, patience or a request ends them; says which.
+    fn train(&mut self, reporter: &mut dyn Reporter) -> Result<&'static str, TrainError> {
+        let train = &self.config.train;
+        while self.step < self.plan.total_steps() {
+            let stop = self.one_step(reporter)?;
+            let last = self.step == self.plan.total_steps();
+            let mut improved = false;
+            if !last && due(self.step, train.evaluate_every) && !self.config.data.train_on_validation {
+                improved = self.validate(reporter)?;
+                if train.patience > 0 && self.state.evaluations_without_improvement >= train.patience {
+                    self.save(reporter)?;
+                    return Ok("early-stopping");
+                }
+            }
+            let keep_best = improved && train.patience > 0;
+            if stop || keep_best || (!last && due(self.step, train.checkpoint_every)) {
+                self.save(reporter)?;
+            }
+            if stop && !last {
+                return Ok("stopped");
+            }
+        }
+        Ok("steps")
+    }
+
+    /// Takes a step and reports it; returns whether somebody asked to stop.
+    fn one_step(&mut self, reporter: &mut dyn Reporter) -> Result<bool, TrainError> {
+        let start = Instant::now();
+        let batch = self.samples.batch_at(self.step, self.config.train.batch_size);
+        let outcome = self.learner.step(
+            &mut self.exchange,
+            &self.plan,
+            &self.config.optimizer,
+            &batch,
+            self.step,
+            reporter.stop_requested(),
+        )?;
+        let seconds = start.elapsed().as_secs_f64();
+        let traffic = self.exchange.take_traffic();
+        self.step += 1;
+        self.state.optimizer_steps = self.learner.updates;
+        self.state.train_seconds += seconds;
+        self.state.rows += outcome.rows as u64;
+        self.state.bytes_sent += traffic.sent;
+        reporter.step(self.record(&outcome, seconds, traffic));
+        Ok(outcome.stop)
+    }
+
+    fn record(&self, outcome: &StepOutcome, seconds: f64, traffic: Traffic) -> proto::StepRecord {
+        let losses = self.learner.network.peers.iter().map(|peer| {
+            let loss = &outcome.losses[*peer as usize];
+            proto::PeerLoss {
+                peer: *peer,
+                total: loss.total,
+                cross_entropy: loss.cross_entropy,
+                positive: loss.positive,
+                negative: loss.negative,
+                divergence: loss.divergence,
+            }
+        });
+        proto::StepRecord {
+            step: self.step,
+            learning_rate: outcome.learning_rate,
+            gradient_norm: outcome.gradient_norm,
+            rows: outcome.rows as u64,
+            truncated_rows: outcome.truncated_rows as u64,
+            seconds,
+            bytes_sent: traffic.sent,
+            bytes_received: traffic.received,
+            losses: losses.collect(),
+            stage: self.plan.stage(self.step - 1).name.into(),
+        }
+    }
+
+    /// Validates the hosted peers and agrees with the others on the best; returns whether it got better.
+    fn validate(&mut self, reporter: &mut dyn Reporter) -> Result<bool, TrainError> {
+        let start = Instant::now();
+        let limit = self.config.evaluation.validation_users;
+        let mine = self.examiner.peers(&self.learner.network, Split::Valid, limit, self.step, reporter)?;
+        let best = self.agree_on_best(mine)?;
+        self.evaluation_time += start.elapsed();
+        let improved = self.state.best_metric.is_none_or(|before| best > before);
+        if improved {
+            self.state.best_metric = Some(best);
+            self.state.best_step = self.step;
+            self.state.evaluations_without_improvement = 0;
+            if self.config.train.patience > 0 {
+                self.best = Some(self.snapshot());
+            }
+        } else {
+            self.state.evaluations_without_improvement += 1;
+        }
+        Ok(improved)
+    }
+
+    /// The best of all workers' metrics.
+    fn agree_on_best(&mut self, mine: f64) -> Result<f64, TrainError> {
+        let collective = self.exchange.collective();
+        collective.set_deadline(EVALUATION_DEADLINE);
+        let mut received = vec![vec![0.0; 2]; collective.world_size()];
+        let mut parts: Vec<&mut [f32]> = received.iter_mut().map(Vec::as_mut_slice).collect();
+        let gathered = collective.all_gather(&split_numbers(&[mine]), &mut parts);
+        collective.set_deadline(Duration::from_secs_f64(self.config.exchange.deadline_seconds));
+        gathered?;
+        self.exchange.take_traffic();
+        Ok(received.iter().flat_map(|floats| join_numbers(floats)).fold(f64::NEG_INFINITY, f64::max))
+    }
+
+    /// The end: the best parameters where training may stop early, a checkpoint, the full evaluation.
+    fn finish(&mut self, reporter: &mut dyn Reporter) -> Result<(), TrainError> {
+        let start = Instant::now();
+        if self.config.method.name.is_trained() {
+            if let Some(best) = &self.best
+                && self.state.best_step != self.step
+            {
+                self.restore_snapshot(best);
+            } else {
+                self.save(reporter)?;
+            }
+            let network = &self.learner.network;
+            if !self.config.data.train_on_validation {
+                self.examiner.peers(network, Split::Valid, 0, self.step, reporter)?;
+            }
+            self.examiner.peers(network, Split::Test, 0, self.step, reporter)?;
+        }
+        if self.exchange.placement().rank() == 0 {
+            self.examiner.baselines(reporter)?;
+            self.examiner.write_candidates()?;
+        }
+        self.evaluation_time += start.elapsed();
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let network = &self.learner.network;
+        Snapshot {
+            shared: network.shared.parameters.values().copy(),
+            encoders: network.encoders.iter().map(|encoder| encoder.parameters.values().copy()).collect(),
+        }
+    }
+
+    fn restore_snapshot(&self, snapshot: &Snapshot) {
+        let _guard = tch::no_grad_guard();
+        let network = &self.learner.network;
+        network.shared.parameters.values().shallow_clone().copy_(&snapshot.shared);
+        for (encoder, values) in network.encoders.iter().zip(&snapshot.encoders) {
+            encoder.parameters.values().shallow_clone().copy_(values);
+        }
+    }
+
+    /// Writes this worker's files of a checkpoint of the committed step.
+    fn save(&self, reporter: &mut dyn Reporter) -> Result<(), TrainError> {
+        let relative = checkpoint::staging(self.step);
+        let directory = self.run_directory.join(&relative);
+        let files = self.write_files(&directory).map_err(|source| TrainError::Write { path: directory, source })?;
+        let state = match self.exchange.placement().rank() {
+            0 => serde_json::to_string(&self.state).map_err(|error| TrainError::Input(error.to_string()))?,
+            _ => String::new(),
+        };
+        reporter.shards(proto::ShardsWritten {
+            step: self.step,
+            staging: relative.display().to_string(),
+            files,
+            state,
+        });
+        Ok(())
+    }
+
+    fn write_files(&self, directory: &Path) -> std::io::Result<Vec<proto::ShardFile>> {
+        std::fs::create_dir_all(directory)?;
+        let learner = &self.learner;
+        let network = &learner.network;
+        let mut files = Vec::new();
+        if self.exchange.placement().rank() == 0 {
+            let shared = &network.shared.parameters;
+            files.push(checkpoint::write_parameters(directory, checkpoint::SHARED, shared)?);
+            let moments = &learner.shared_moments;
+            files.push(checkpoint::write_moments(directory, checkpoint::SHARED_OPTIMIZER, shared, moments)?);
+        }
+        for ((peer, encoder), moments) in network.peers.iter().zip(&network.encoders).zip(&learner.peer_moments) {
+            let own = &encoder.parameters;
+            files.push(checkpoint::write_parameters(directory, &checkpoint::peer_file(*peer), own)?);
+            files.push(checkpoint::write_moments(directory, &checkpoint::peer_optimizer_file(*peer), own, moments)?);
+        }
+        let report = |file: medley_common::manifest::ManifestFile| proto::ShardFile {
+            name: file.name,
+            bytes: file.bytes,
+            sha256: file.sha256,
+        };
+        Ok(files.into_iter().map(report).collect())
+    }
+}
+
+/// The samples of a configuration, refused when a batch would have fewer rows than there are peers.
+///
+/// # Errors
+/// When there are no samples, or too few rows.
+pub fn samples(config: &RunConfig, dataset: &Dataset) -> Result<SampleSet, TrainError> {
+    let samples = SampleSet::new(dataset, &config.data, &config.samples, config.network.kind, config.seed)?;
+    let rows = samples.min_rows(config.train.batch_size);
+    if config.method.name.is_trained() && rows < config.cohort.peers {
+        return Err(TrainError::Input(format!(
+            "cohort.peers: is {}, but a batch may have only {rows} rows, fewer than one a peer; raise train.batch_size or lower cohort.peers",
+            config.cohort.peers
+        )));
+    }
+    Ok(samples)
+}
+
+/// Whether something that happens every so many steps (0: never) happens now.
+fn due(step: u64, every: u64) -> bool {
+    every > 0 && step.is_multiple_of(every)
+}
+
+/// The most memory that this process ever held; 0 where the system does not tell.
+fn peak_memory_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibibytes = peak.and_then(|text| text.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    kibibytes.unwrap_or(0) * 1024
+}
