@@ -1,1 +1,2 @@
 //! Worker.
+pub mod collective;
