@@ -202,7 +202,7 @@ fn memberships_and_ports_that_cannot_be_are_refused() {
         },
         Membership {
             secret: Vec::new(),
-            ..base.clone()
+            ..base
         },
     ] {
         let error = connect_as(&listeners[0], &wrong).unwrap_err();

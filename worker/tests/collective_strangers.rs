@@ -159,9 +159,12 @@ fn a_silent_connection_is_closed_also_when_no_group_forms() {
     assert_closed(TcpStream::connect(&addresses[0]).unwrap());
 }
 
+/// Changes a frame.
+type Spoil = fn(&mut [u8]);
+
 /// Stands between rank 1 and rank 0: passes everything on, after `spoil` has changed rank 1's first frame, which has
 /// 100 floats.
-fn proxy(target: String, spoil: fn(&mut [u8])) -> String {
+fn proxy(target: String, spoil: Spoil) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     thread::spawn(move || {
@@ -173,7 +176,7 @@ fn proxy(target: String, spoil: fn(&mut [u8])) -> String {
     address
 }
 
-fn pass(mut near: TcpStream, mut far: TcpStream, spoil: fn(&mut [u8])) -> std::io::Result<()> {
+fn pass(mut near: TcpStream, mut far: TcpStream, spoil: Spoil) -> std::io::Result<()> {
     let (mut back_from, mut back_to) = (far.try_clone()?, near.try_clone()?);
     let back = thread::spawn(move || {
         let _ = std::io::copy(&mut back_from, &mut back_to);
@@ -197,7 +200,7 @@ fn pass(mut near: TcpStream, mut far: TcpStream, spoil: fn(&mut [u8])) -> std::i
 }
 
 /// What rank 0 makes of an all-gather in which rank 1's frame is spoiled on the way.
-fn gather_through(spoil: fn(&mut [u8])) -> Result<(), CollectiveError> {
+fn gather_through(spoil: Spoil) -> Result<(), CollectiveError> {
     let (listeners, addresses) = listeners(2);
     let detour = [proxy(addresses[0].clone(), spoil), addresses[1].clone()];
     let outcomes = each_rank(2, |rank| {
@@ -219,7 +222,7 @@ fn reseal(frame: &mut [u8], field: usize, value: u64) {
 #[test]
 fn frames_spoiled_on_the_way_are_refused_by_name() {
     gather_through(|_| {}).unwrap();
-    let cases: [(&str, fn(&mut [u8])); 8] = [
+    let cases: [(&str, Spoil); 8] = [
         ("payload has checksum", |frame| {
             frame[HEADER_BYTES + 123] ^= 1
         }),

@@ -93,7 +93,7 @@ mod tests {
         let early = sender.clone();
         handle.on_abort(move |reason| early.send(format!("early {reason}")).unwrap_or_default());
         assert!(handle.check().is_ok());
-        handle.clone().abort("first");
+        handle.abort("first");
         handle.abort("second");
         handle.on_abort(move |reason| sender.send(format!("late {reason}")).unwrap_or_default());
         assert_eq!(

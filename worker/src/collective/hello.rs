@@ -181,7 +181,7 @@ pub(super) mod tests {
         assert_eq!(
             check(&Hello {
                 job: "games".to_owned(),
-                ..good.clone()
+                ..good
             }),
             Some(Refusal::Job)
         );
