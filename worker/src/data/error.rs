@@ -35,7 +35,7 @@ pub enum DataError {
         line: u64,
     },
     /// A line with too many or too few fields.
-    #[error("{}:{line}: has {found} fields where {expected} are expected; mend the line, or name the file's format in data.format", path.display())]
+    #[error("{}:{line}: has {found} field(s) where {expected} are expected; mend the line, or name the file's format in data.format", path.display())]
     Fields {
         /// The file.
         path: PathBuf,

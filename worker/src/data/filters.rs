@@ -16,7 +16,7 @@ pub struct Removed {
 /// Removes users and items with fewer than `k_core` interactions until none is left, then users with fewer than
 /// `min_length`. Users and items that stay keep their order. An item that `min_length` leaves with fewer than
 /// `k_core` interactions stays.
-pub(super) fn apply(data: &mut Grouped, k_core: usize, min_length: usize) -> Removed {
+pub fn apply(data: &mut Grouped, k_core: usize, min_length: usize) -> Removed {
     let users = data.sequences.len();
     let items = data.item_names.len();
     keep_k_core(data, k_core);

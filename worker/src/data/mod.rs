@@ -3,8 +3,8 @@
 //!
 //! Read in this order:
 //! 1. [`dataset`]: users' sequences, the leave-one-out split, and [`Dataset::load`].
-//! 2. [`readers`]: one small file per file format, and how a format is detected.
-//! 3. [`filters`]: k-core and minimum length.
+//! 2. `readers`: one small file per file format, and how a format is detected.
+//! 3. `filters`: k-core and minimum length.
 //! 4. [`windows`]: how long sequences are sliced.
 //! 5. [`samples`]: windows with masks or next-item targets, and their order in an epoch.
 //! 6. [`batches`]: samples grouped by length so that little is padded.
@@ -24,12 +24,12 @@ pub mod batches;
 pub mod cli;
 pub mod dataset;
 pub mod error;
-pub mod filters;
+mod filters;
 pub mod generate;
 pub mod history;
 mod interactions;
 pub mod random;
-pub mod readers;
+mod readers;
 pub mod samples;
 pub mod statistics;
 pub mod windows;

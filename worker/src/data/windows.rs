@@ -13,9 +13,7 @@ pub fn windows(sequence_length: usize, length: usize, overlap: f64) -> Vec<Range
     if sequence_length == 0 {
         return Vec::new();
     }
-    if sequence_length <= length {
-        return std::iter::once(0..sequence_length).collect();
-    }
+    let length = length.min(sequence_length);
     (1..=sequence_length - length)
         .rev()
         .step_by(stride(length, overlap))
@@ -36,12 +34,13 @@ mod tests {
 
     #[test]
     fn slices_from_the_right_with_one_at_the_start() {
+        let once = |window: Range<usize>| Vec::from_iter([window]);
         assert_eq!(windows(10, 4, 0.5), [6..10, 4..8, 2..6, 0..4]);
         assert_eq!(windows(9, 4, 0.5), [5..9, 3..7, 1..5, 0..4]);
         assert_eq!(windows(9, 4, 0.0), [5..9, 1..5, 0..4]);
-        assert_eq!(windows(4, 4, 0.5), [0..4]);
-        assert_eq!(windows(3, 4, 0.5), [0..3]);
-        assert_eq!(windows(1, 4, 0.5), [0..1]);
+        assert_eq!(windows(4, 4, 0.5), once(0..4));
+        assert_eq!(windows(3, 4, 0.5), once(0..3));
+        assert_eq!(windows(1, 4, 0.5), once(0..1));
         assert!(windows(0, 4, 0.5).is_empty());
         assert_eq!(stride(200, 0.5), 100);
         assert_eq!(stride(200, 0.9), 20);

@@ -20,7 +20,7 @@ use medley_common::config::{DataConfig, DataFormat};
 use std::path::Path;
 
 /// The interactions of the configured file, and its format.
-pub(super) fn read(config: &DataConfig) -> Result<(DataFormat, Interactions), DataError> {
+pub fn read(config: &DataConfig) -> Result<(DataFormat, Interactions), DataError> {
     let format = match config.format {
         DataFormat::Auto => detect::detect(config)?,
         named => named,

@@ -306,27 +306,27 @@ fn malformed_lines_are_located() {
         (
             "data.txt",
             "1 2\n1 3\n1\n",
-            "data.txt:3: has 1 fields where 2 (user, item) are expected;",
+            "data.txt:3: has 1 field(s) where 2 (user, item) are expected;",
         ),
         (
             "data.txt",
             "1 2\n1 3\n1 4 5\n",
-            "data.txt:3: has 3 fields where 2 (user, item) are expected;",
+            "data.txt:3: has 3 field(s) where 2 (user, item) are expected;",
         ),
         (
             "data.txt",
             "1 2 3 4\n2 3 4\n3\n",
-            "data.txt:3: has 1 fields where at least 2",
+            "data.txt:3: has 1 field(s) where at least 2",
         ),
         (
             "ratings.dat",
             "1::2::3::4\n\n1::2::3\n",
-            "ratings.dat:3: has 3 fields where 4",
+            "ratings.dat:3: has 3 field(s) where 4",
         ),
         (
             "x.csv",
             "user,item\r\na,b\r\n\r\na,b,c\r\n",
-            "x.csv:4: has 3 fields where 2 (as in the header)",
+            "x.csv:4: has 3 field(s) where 2 (as in the header)",
         ),
         (
             "x.csv",

@@ -55,8 +55,11 @@ fn small() -> SamplesConfig {
     }
 }
 
+/// Tokens, and (position, target) rows.
+type Unpacked = (Vec<i64>, Vec<(usize, i64)>);
+
 /// Sequences of a batch without padding, each with its (position, target) rows.
-fn unpack(batch: &Batch) -> Vec<(Vec<i64>, Vec<(usize, i64)>)> {
+fn unpack(batch: &Batch) -> Vec<Unpacked> {
     let mut sequences = Vec::new();
     for bucket in &batch.buckets {
         assert_eq!(bucket.tokens.len(), bucket.sequences * bucket.length);
