@@ -205,6 +205,7 @@ fn the_hash_changes_if_and_only_if_the_content_does() {
     assert_eq!(base, filtered.hash);
     for (from, to) in [
         ("7 10\n", "7 11\n"),
+        ("3 40\n", "3 41\n"),
         ("7 ", "8 "),
         ("3 40\n", ""),
         ("3 40\n", "3 20\n"),
