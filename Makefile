@@ -38,7 +38,7 @@ deny:
 
 doc: setup
 	@# Private items too: the first file of a folder is a table of contents of its private modules.
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --workspace --no-deps --document-private-items
 
 bench: setup ## criterion benchmarks of the worker's kernels on this machine; reports in target/criterion
 	@echo "bench: measures the worker's own code on $$(nproc) cores of this machine, against its last run here (target/criterion)"
