@@ -9,10 +9,7 @@ fn main() {
         println!("cargo::rustc-link-arg=-Wl,-rpath,{}", lib.display());
         // libtorch_cpu.so of the wheel also links two small CUDA libraries that lie beside torch.
         if let Some(site) = lib.parent().and_then(std::path::Path::parent) {
-            println!(
-                "cargo::rustc-link-arg=-Wl,-rpath-link,{}",
-                site.join("nvidia/cu13/lib").display()
-            );
+            println!("cargo::rustc-link-arg=-Wl,-rpath-link,{}", site.join("nvidia/cu13/lib").display());
         }
     }
 }

@@ -56,9 +56,7 @@ impl fmt::Display for MethodName {
 }
 
 /// Among which items the target is ranked. A metric means nothing without it, so every result names it.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Protocol {
     /// The target and 99 items drawn uniformly, with replacement, outside the user's whole sequence
@@ -76,13 +74,7 @@ pub enum Protocol {
 
 impl Protocol {
     /// Every protocol, in the order in which reports list them.
-    pub const ALL: [Self; 5] = [
-        Self::Uniform99,
-        Self::Uniform1000,
-        Self::Popularity99,
-        Self::Full,
-        Self::FullUnseen,
-    ];
+    pub const ALL: [Self; 5] = [Self::Uniform99, Self::Uniform1000, Self::Popularity99, Self::Full, Self::FullUnseen];
 
     /// The spelling in configurations and results.
     pub fn as_str(self) -> &'static str {
@@ -112,6 +104,4 @@ impl fmt::Display for Protocol {
 }
 
 /// The metrics that an evaluation yields, in the order in which tables list them.
-pub const METRICS: [&str; 8] = [
-    "HR@1", "HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20", "MRR",
-];
+pub const METRICS: [&str; 8] = ["HR@1", "HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20", "MRR"];

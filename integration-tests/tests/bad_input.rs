@@ -63,7 +63,11 @@ fn settings() {
     let bench = Bench::small();
     assert_run_refused(&bench, &["cohort.peers=0"], &["cohort.peers", "0"]);
     assert_run_refused(&bench, &["cohort.peers=1"], &["cohort.peers", "hail", "single"]);
-    assert_run_refused(&bench, &["cohort.peers=9", "train.batch_size=1"], &["cohort.peers", "rows", "train.batch_size"]);
+    assert_run_refused(
+        &bench,
+        &["cohort.peers=9", "train.batch_size=1"],
+        &["cohort.peers", "rows", "train.batch_size"],
+    );
     assert_run_refused(&bench, &["method.beta=1.0"], &["method.beta", "[0, 1)"]);
     assert_run_refused(&bench, &["method.alpha=1.5"], &["method.alpha", "[0, 1]"]);
     assert_run_refused(&bench, &["method.alhpa=0.5"], &["method.alhpa", "method.alpha"]);

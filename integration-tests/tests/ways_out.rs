@@ -7,7 +7,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::path::Path;
 
 /// A job that would run for a long time.
-const LONG: [&str; 6] = ["--set", "train.steps=1000000", "--set", "train.checkpoint_every=10", "--set", "cohort.workers=2"];
+const LONG: [&str; 6] =
+    ["--set", "train.steps=1000000", "--set", "train.checkpoint_every=10", "--set", "cohort.workers=2"];
 
 fn signal(id: u32, signal: Signal) {
     let pid = Pid::from_raw(id as i32).expect("a process id is not 0");

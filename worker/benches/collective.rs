@@ -27,9 +27,7 @@ fn all_to_all(criterion: &mut Criterion) {
             let mut receive = send.clone();
             Box::new(move |group| {
                 let mut receive = parts_mut(&mut receive, &lengths);
-                group
-                    .all_to_all(&parts(&send, &lengths), &mut receive)
-                    .unwrap();
+                group.all_to_all(&parts(&send, &lengths), &mut receive).unwrap();
             })
         },
     );
@@ -57,9 +55,7 @@ fn bench(
     prepare: fn(&TcpCollective, usize) -> Call,
 ) {
     let mut cases = criterion.benchmark_group(name);
-    cases
-        .sample_size(10)
-        .measurement_time(Duration::from_secs(2));
+    cases.sample_size(10).measurement_time(Duration::from_secs(2));
     for world_size in [2, 4] {
         for (label, bytes) in SIZES {
             cases.throughput(Throughput::Bytes(sent_bytes(world_size, bytes) as u64));
@@ -82,13 +78,8 @@ fn bench(
 
 /// Runs `body` on every rank of a fresh group; the longest time of all.
 fn run(world_size: usize, body: impl Fn(TcpCollective) -> Duration + Sync) -> Duration {
-    let listeners: Vec<_> = (0..world_size)
-        .map(|_| Listener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    let addresses: Vec<_> = listeners
-        .iter()
-        .map(|listener| listener.local_addr().to_string())
-        .collect();
+    let listeners: Vec<_> = (0..world_size).map(|_| Listener::bind("127.0.0.1:0").unwrap()).collect();
+    let addresses: Vec<_> = listeners.iter().map(|listener| listener.local_addr().to_string()).collect();
     thread::scope(|scope| {
         let (body, addresses) = (&body, &addresses);
         let ranks: Vec<_> = listeners
@@ -109,11 +100,7 @@ fn run(world_size: usize, body: impl Fn(TcpCollective) -> Duration + Sync) -> Du
                 })
             })
             .collect();
-        ranks
-            .into_iter()
-            .map(|rank| rank.join().unwrap())
-            .max()
-            .unwrap_or_default()
+        ranks.into_iter().map(|rank| rank.join().unwrap()).max().unwrap_or_default()
     })
 }
 

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use collective_group::*;
 use medley_worker::collective::{
-    AbortHandle, Collective, CollectiveError, HEADER_BYTES, Listener, Membership, Options,
-    TcpCollective, Traffic, shard,
+    AbortHandle, Collective, CollectiveError, HEADER_BYTES, Listener, Membership, Options, TcpCollective, Traffic,
+    shard,
 };
 
 const WORLD_SIZES: [usize; 5] = [1, 2, 3, 5, 8];
@@ -26,9 +26,7 @@ fn addends(rank: usize, length: usize) -> Vec<f32> {
 }
 
 fn add(sum: &mut [f32], addends: &[f32]) {
-    sum.iter_mut()
-        .zip(addends)
-        .for_each(|(sum, addend)| *sum += addend);
+    sum.iter_mut().zip(addends).for_each(|(sum, addend)| *sum += addend);
 }
 
 fn sum_in_rank_order(world_size: usize, length: usize) -> Vec<f32> {
@@ -122,13 +120,7 @@ fn traffic_is_the_least_possible() {
             let rank = group.rank();
             all_to_all(&mut group, |_, _| FLOATS).unwrap();
             let bytes = headers + others * float_bytes(FLOATS);
-            assert_eq!(
-                group.take_traffic(),
-                Traffic {
-                    sent: bytes,
-                    received: bytes
-                }
-            );
+            assert_eq!(group.take_traffic(), Traffic { sent: bytes, received: bytes });
 
             all_gather(&mut group, |from| from * 10).unwrap();
             let all: usize = (0..world_size).map(|from| from * 10).sum();
@@ -137,24 +129,12 @@ fn traffic_is_the_least_possible() {
             assert_eq!(group.take_traffic(), Traffic { sent, received });
 
             group.barrier().unwrap();
-            assert_eq!(
-                group.take_traffic(),
-                Traffic {
-                    sent: headers,
-                    received: headers
-                }
-            );
+            assert_eq!(group.take_traffic(), Traffic { sent: headers, received: headers });
 
             let mut values = addends(rank, FLOATS * world_size);
             group.all_reduce_sum(&mut values).unwrap();
             let bytes = 2 * headers + 2 * others * float_bytes(values.len()) / world_size as u64;
-            assert_eq!(
-                group.take_traffic(),
-                Traffic {
-                    sent: bytes,
-                    received: bytes
-                }
-            );
+            assert_eq!(group.take_traffic(), Traffic { sent: bytes, received: bytes });
 
             let mut values = addends(rank, 1_001);
             group.all_reduce_sum(&mut values).unwrap();
@@ -176,10 +156,7 @@ fn arguments_that_do_not_fit_are_refused_and_the_group_stays_usable() {
     run(2, |mut group| {
         let mut room = [0.0; 3];
         let refused = |result: Result<(), CollectiveError>| {
-            assert!(
-                matches!(result, Err(CollectiveError::Argument(_))),
-                "{result:?}"
-            );
+            assert!(matches!(result, Err(CollectiveError::Argument(_))), "{result:?}");
         };
         refused(group.all_to_all(&[&[1.0]], &mut [&mut room]));
         refused(group.all_gather(&[1.0], &mut [&mut room[..2], &mut []]));
@@ -192,18 +169,9 @@ fn memberships_and_ports_that_cannot_be_are_refused() {
     let (listeners, addresses) = listeners(1);
     let base = membership(0, &addresses);
     for wrong in [
-        Membership {
-            rank: 1,
-            ..base.clone()
-        },
-        Membership {
-            job: String::new(),
-            ..base.clone()
-        },
-        Membership {
-            secret: Vec::new(),
-            ..base
-        },
+        Membership { rank: 1, ..base.clone() },
+        Membership { job: String::new(), ..base.clone() },
+        Membership { secret: Vec::new(), ..base },
     ] {
         let error = connect_as(&listeners[0], &wrong).unwrap_err();
         assert!(matches!(error, CollectiveError::Argument(_)), "{error}");
@@ -219,15 +187,10 @@ fn memberships_and_ports_that_cannot_be_are_refused() {
 #[test]
 fn messages_above_the_limit_are_not_even_sent() {
     let (listeners, addresses) = listeners(2);
-    let options = Options {
-        max_frame_bytes: 400,
-        ..Options::default()
-    };
+    let options = Options { max_frame_bytes: 400, ..Options::default() };
     each_rank(2, |rank| {
         let member = membership(rank, &addresses);
-        let mut group =
-            TcpCollective::connect(&listeners[rank], &member, &options, AbortHandle::new())
-                .unwrap();
+        let mut group = TcpCollective::connect(&listeners[rank], &member, &options, AbortHandle::new()).unwrap();
         let error = all_gather(&mut group, |_| 101).unwrap_err();
         assert!(error.to_string().contains("max_frame_bytes"), "{error}");
         all_gather(&mut group, |_| 100).unwrap();
@@ -241,11 +204,7 @@ fn ranks_in_different_calls_are_told_so() {
             0 => group.barrier().unwrap_err(),
             _ => group.all_reduce_sum(&mut [1.0, 2.0]).unwrap_err(),
         };
-        assert_eq!(
-            group.barrier().unwrap_err().to_string(),
-            error.to_string(),
-            "repeated later"
-        );
+        assert_eq!(group.barrier().unwrap_err().to_string(), error.to_string(), "repeated later");
         error
     });
     // One of the two may see the other leave before it reads the wrong frame.
@@ -279,14 +238,10 @@ fn an_absent_peer_ends_the_formation_at_its_deadline() {
         let (mut listeners, addresses) = listeners(2);
         drop(listeners.remove(absent));
         let connect_deadline = Duration::from_millis(300);
-        let options = Options {
-            connect_deadline,
-            ..Options::default()
-        };
+        let options = Options { connect_deadline, ..Options::default() };
         let member = membership(present, &addresses);
         let started = Instant::now();
-        let error = TcpCollective::connect(&listeners[0], &member, &options, AbortHandle::new())
-            .unwrap_err();
+        let error = TcpCollective::connect(&listeners[0], &member, &options, AbortHandle::new()).unwrap_err();
         assert!(
             matches!(error, CollectiveError::Deadline { rank, operation: "connect", waited, .. }
                 if rank == absent && waited >= connect_deadline),
@@ -308,23 +263,9 @@ fn a_peer_that_does_not_call_ends_the_wait_at_its_deadline() {
         let started = Instant::now();
         let error = group.barrier().unwrap_err();
         assert!(started.elapsed() >= deadline && started.elapsed() < AT_ONCE);
-        assert!(
-            matches!(
-                error,
-                CollectiveError::Deadline {
-                    rank: 1,
-                    operation: "barrier",
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        assert!(matches!(error, CollectiveError::Deadline { rank: 1, operation: "barrier", .. }), "{error}");
         group.set_deadline(LONG);
-        assert_eq!(
-            group.barrier().unwrap_err().to_string(),
-            error.to_string(),
-            "repeated at once"
-        );
+        assert_eq!(group.barrier().unwrap_err().to_string(), error.to_string(), "repeated at once");
         done.arrive();
     });
 }
@@ -352,10 +293,7 @@ fn a_rank_that_goes_is_noticed_by_all_at_once() {
         })
         .collect();
     assert_eq!(lost.len(), 3);
-    assert!(
-        lost.contains(&2),
-        "whoever fails first names the one that left: {lost:?}"
-    );
+    assert!(lost.contains(&2), "whoever fails first names the one that left: {lost:?}");
 }
 
 #[test]
@@ -424,8 +362,7 @@ fn abort_ends_a_formation_and_frees_the_port() {
     thread::scope(|scope| {
         let member = membership(1, &addresses);
         let (listener, handle) = (&listeners[1], abort.clone());
-        let pending = scope
-            .spawn(move || TcpCollective::connect(listener, &member, &Options::default(), handle));
+        let pending = scope.spawn(move || TcpCollective::connect(listener, &member, &Options::default(), handle));
         abort.abort("the membership changed");
         let error = pending.join().unwrap().unwrap_err();
         assert!(matches!(error, CollectiveError::Aborted { .. }), "{error}");
@@ -439,10 +376,7 @@ fn the_next_generation_forms_on_the_same_ports() {
     let (listeners, addresses) = listeners(3);
     for generation in 1..4 {
         each_rank(3, |rank| {
-            let member = Membership {
-                generation,
-                ..membership(rank, &addresses)
-            };
+            let member = Membership { generation, ..membership(rank, &addresses) };
             let mut group = connect_as(&listeners[rank], &member).unwrap();
             let mut values = [rank as f32];
             group.all_reduce_sum(&mut values).unwrap();
@@ -455,14 +389,8 @@ fn the_next_generation_forms_on_the_same_ports() {
 fn a_worker_that_is_ahead_waits_for_the_others() {
     let (listeners, addresses) = listeners(2);
     let next = |rank: usize| {
-        let member = Membership {
-            generation: 8,
-            ..membership(rank, &addresses)
-        };
-        connect_as(&listeners[rank], &member)
-            .unwrap()
-            .barrier()
-            .unwrap();
+        let member = Membership { generation: 8, ..membership(rank, &addresses) };
+        connect_as(&listeners[rank], &member).unwrap().barrier().unwrap();
     };
     // Rank 0 may still be in a group of generation 7 when rank 1 dials for generation 8.
     let old = connect(&listeners[0], 0, &addresses[..1]).unwrap();

@@ -18,9 +18,7 @@ use medley_worker::collective::{
 fn strangers(address: &str) -> Vec<TcpStream> {
     let dial = || TcpStream::connect(address).unwrap();
     let mut browser = dial();
-    browser
-        .write_all(b"GET / HTTP/1.1\r\nHost: medley\r\n\r\n")
-        .unwrap();
+    browser.write_all(b"GET / HTTP/1.1\r\nHost: medley\r\n\r\n").unwrap();
     assert_closed(browser);
     let mut noise = dial();
     // May be turned away before it has sent all of it.
@@ -46,10 +44,7 @@ fn assert_closed(mut stream: TcpStream) {
 fn intrude(wrong: &Membership) -> Refusal {
     let listener = Listener::bind("127.0.0.1:0").unwrap();
     match connect_as(&listener, wrong) {
-        Err(CollectiveError::Handshake {
-            source: HandshakeError::RefusedByPeer { refusal, .. },
-            ..
-        }) => refusal,
+        Err(CollectiveError::Handshake { source: HandshakeError::RefusedByPeer { refusal, .. }, .. }) => refusal,
         other => panic!("not refused: {other:?}"),
     }
 }
@@ -59,34 +54,10 @@ fn impostors(addresses: &[String]) -> [(Membership, Refusal); 4] {
     let base = membership(1, addresses);
     let bigger = [addresses, &addresses[..1]].concat();
     [
-        (
-            Membership {
-                job: "another".to_owned(),
-                ..base.clone()
-            },
-            Refusal::Job,
-        ),
-        (
-            Membership {
-                generation: 6,
-                ..base.clone()
-            },
-            Refusal::Generation,
-        ),
-        (
-            Membership {
-                secret: b"guessed".to_vec(),
-                ..base.clone()
-            },
-            Refusal::Secret,
-        ),
-        (
-            Membership {
-                addresses: bigger,
-                ..base
-            },
-            Refusal::WorldSize,
-        ),
+        (Membership { job: "another".to_owned(), ..base.clone() }, Refusal::Job),
+        (Membership { generation: 6, ..base.clone() }, Refusal::Generation),
+        (Membership { secret: b"guessed".to_vec(), ..base.clone() }, Refusal::Secret),
+        (Membership { addresses: bigger, ..base }, Refusal::WorldSize),
     ]
 }
 
@@ -118,11 +89,7 @@ fn strangers_hinder_neither_the_formation_nor_the_work() {
             assert_eq!(intrude(&wrong), refusal);
         }
         let twin = membership(1, &addresses);
-        assert_eq!(
-            intrude(&twin),
-            Refusal::Duplicate,
-            "it knows everything, but comes second"
-        );
+        assert_eq!(intrude(&twin), Refusal::Duplicate, "it knows everything, but comes second");
         visited.arrive();
         drop((during, after));
     });
@@ -132,10 +99,7 @@ fn strangers_hinder_neither_the_formation_nor_the_work() {
 fn a_dialler_refuses_what_does_not_know_the_secret() {
     let (listeners, addresses) = listeners(2);
     thread::scope(|scope| {
-        let ignorant = Membership {
-            secret: b"guessed".to_vec(),
-            ..membership(0, &addresses)
-        };
+        let ignorant = Membership { secret: b"guessed".to_vec(), ..membership(0, &addresses) };
         let abort = medley_worker::collective::AbortHandle::new();
         let handle = abort.clone();
         let listener = &listeners[0];
@@ -144,10 +108,7 @@ fn a_dialler_refuses_what_does_not_know_the_secret() {
             medley_worker::collective::TcpCollective::connect(listener, &ignorant, &options, handle)
         });
         let error = connect(&listeners[1], 1, &addresses).unwrap_err();
-        assert!(
-            matches!(error, CollectiveError::Handshake { rank: 0, .. }),
-            "{error}"
-        );
+        assert!(matches!(error, CollectiveError::Handshake { rank: 0, .. }), "{error}");
         abort.abort("nobody else comes");
         acceptor.join().unwrap().unwrap_err();
     });
@@ -223,9 +184,7 @@ fn reseal(frame: &mut [u8], field: usize, value: u64) {
 fn frames_spoiled_on_the_way_are_refused_by_name() {
     gather_through(|_| {}).unwrap();
     let cases: [(&str, Spoil); 8] = [
-        ("payload has checksum", |frame| {
-            frame[HEADER_BYTES + 123] ^= 1
-        }),
+        ("payload has checksum", |frame| frame[HEADER_BYTES + 123] ^= 1),
         ("header fails its checksum", |frame| frame[33] ^= 1),
         ("magic", |frame| frame[0] = b'G'),
         ("another job", |frame| reseal(frame, 8, 1)),
@@ -233,9 +192,7 @@ fn frames_spoiled_on_the_way_are_refused_by_name() {
         ("all_gather #9", |frame| reseal(frame, 24, 9)),
         // An exabyte, which would end the process were it allocated.
         ("above the limit", |frame| reseal(frame, 32, 1 << 60)),
-        ("500000000 bytes where 400 are expected", |frame| {
-            reseal(frame, 32, 500_000_000)
-        }),
+        ("500000000 bytes where 400 are expected", |frame| reseal(frame, 32, 500_000_000)),
     ];
     for (word, spoil) in cases {
         let error = gather_through(spoil).unwrap_err();

@@ -12,11 +12,7 @@ pub struct Source<'a> {
 
 impl<'a> Source<'a> {
     pub fn new(text: &'a str, origin: &'a str, overrides: &'a [Override]) -> Self {
-        Self {
-            text,
-            origin,
-            overrides,
-        }
+        Self { text, origin, overrides }
     }
 
     /// `file:line` of a span of the text.
@@ -39,9 +35,7 @@ impl<'a> Source<'a> {
             loop {
                 let part = parts.next()?;
                 if parts.peek().is_none() {
-                    return table
-                        .get_key_value(part)
-                        .and_then(|(key, item)| key.span().or_else(|| item.span()));
+                    return table.get_key_value(part).and_then(|(key, item)| key.span().or_else(|| item.span()));
                 }
                 table = table.get(part)?.as_table_like()?;
             }
@@ -51,10 +45,7 @@ impl<'a> Source<'a> {
 }
 
 fn line_at(text: &str, offset: usize) -> usize {
-    1 + text.as_bytes()[..offset.min(text.len())]
-        .iter()
-        .filter(|byte| **byte == b'\n')
-        .count()
+    1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|byte| **byte == b'\n').count()
 }
 
 /// What to say after "unknown key": the nearest known key, if one is near.
@@ -85,30 +76,16 @@ pub fn known() -> Vec<String> {
     keys
 }
 
-fn collect(
-    root: &serde_json::Value,
-    node: &serde_json::Value,
-    prefix: &str,
-    keys: &mut Vec<String>,
-) {
+fn collect(root: &serde_json::Value, node: &serde_json::Value, prefix: &str, keys: &mut Vec<String>) {
     let node = match node.get("$ref").and_then(|reference| reference.as_str()) {
-        Some(reference) => root
-            .pointer(reference.trim_start_matches('#'))
-            .unwrap_or(node),
+        Some(reference) => root.pointer(reference.trim_start_matches('#')).unwrap_or(node),
         None => node,
     };
-    let Some(properties) = node
-        .get("properties")
-        .and_then(|properties| properties.as_object())
-    else {
+    let Some(properties) = node.get("properties").and_then(|properties| properties.as_object()) else {
         return;
     };
     for (name, property) in properties {
-        let key = if prefix.is_empty() {
-            name.clone()
-        } else {
-            format!("{prefix}.{name}")
-        };
+        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
         collect(root, property, &key, keys);
         keys.push(key);
     }

@@ -61,10 +61,7 @@ pub struct Override {
 impl Override {
     /// An override made by a flag of its own.
     pub fn new(key: &str, value: impl Into<toml::Value>) -> Self {
-        Self {
-            key: key.into(),
-            value: value.into(),
-        }
+        Self { key: key.into(), value: value.into() }
     }
 }
 
@@ -82,10 +79,7 @@ impl FromStr for Override {
             .ok()
             .filter(|table| table.len() == 1)
             .and_then(|mut table| table.remove("value"));
-        Ok(Self {
-            key: key.into(),
-            value: parsed.unwrap_or_else(|| toml::Value::String(value.trim().into())),
-        })
+        Ok(Self { key: key.into(), value: parsed.unwrap_or_else(|| toml::Value::String(value.trim().into())) })
     }
 }
 
@@ -94,10 +88,8 @@ impl FromStr for Override {
 /// # Errors
 /// One line that names file, line or key.
 pub fn load(path: &Path, overrides: &[Override]) -> Result<RunConfig, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
-        path: path.to_owned(),
-        source,
-    })?;
+    let text =
+        std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
     parse(&text, &path.display().to_string(), overrides)
 }
 
@@ -120,16 +112,11 @@ pub fn parse(text: &str, origin: &str, overrides: &[Override]) -> Result<RunConf
         insert(&mut table, change)?;
     }
     let mut unknown = Vec::new();
-    let config: RunConfig =
-        serde_ignored::deserialize(table, |path| unknown.push(path.to_string()))
-            .map_err(|error| malformed_override(overrides, &error))?;
+    let config: RunConfig = serde_ignored::deserialize(table, |path| unknown.push(path.to_string()))
+        .map_err(|error| malformed_override(overrides, &error))?;
     if let Some(key) = unknown.into_iter().next() {
         let place = source.place_of_key(&key);
-        return Err(ConfigError::UnknownKey {
-            place,
-            suggestion: keys::suggestion(&key),
-            key,
-        });
+        return Err(ConfigError::UnknownKey { place, suggestion: keys::suggestion(&key), key });
     }
     validate::check(&config).map_err(|fault| ConfigError::Invalid {
         place: format!("{}: {}", source.place_of_key(fault.key), fault.key),
@@ -150,19 +137,15 @@ fn deserialize<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, toml::de
 /// Sets a dotted key, creating the tables on its way.
 fn insert(table: &mut toml::Table, change: &Override) -> Result<(), ConfigError> {
     let mut parts: Vec<&str> = change.key.split('.').collect();
-    let last = parts.pop().ok_or_else(|| ConfigError::Override {
-        text: change.key.clone(),
-    })?;
+    let last = parts.pop().ok_or_else(|| ConfigError::Override { text: change.key.clone() })?;
     let mut here = table;
     for part in parts {
-        here = here
-            .entry(part)
-            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
-            .as_table_mut()
-            .ok_or_else(|| ConfigError::Malformed {
+        here = here.entry(part).or_insert_with(|| toml::Value::Table(toml::Table::new())).as_table_mut().ok_or_else(
+            || ConfigError::Malformed {
                 place: format!("--set {}", change.key),
                 message: format!("`{part}` is a value, not a table"),
-            })?;
+            },
+        )?;
     }
     here.insert(last.into(), change.value.clone());
     Ok(())
@@ -181,9 +164,5 @@ fn malformed_override(overrides: &[Override], error: &toml::de::Error) -> Config
 }
 
 fn one_line(message: &str) -> String {
-    message
-        .lines()
-        .map(str::trim)
-        .collect::<Vec<_>>()
-        .join("; ")
+    message.lines().map(str::trim).collect::<Vec<_>>().join("; ")
 }

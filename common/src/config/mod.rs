@@ -1,6 +1,6 @@
 //! The configuration of a job: one TOML file, overrides from the command line, one validated [`RunConfig`].
 //!
-//! [`types`] has every key with its default; [`load`] reads a file; [`keys`] finds the nearest known key for an
+//! [`types`] has every key with its default; [`load()`] reads a file; [`keys`] finds the nearest known key for an
 //! unknown one and the line of a key; [`validate`] refuses what cannot work. Whoever holds a [`RunConfig`] that came
 //! from here need not check it again.
 

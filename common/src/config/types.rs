@@ -244,10 +244,7 @@ pub struct CohortConfig {
 
 impl Default for CohortConfig {
     fn default() -> Self {
-        Self {
-            peers: 2,
-            workers: 0,
-        }
+        Self { peers: 2, workers: 0 }
     }
 }
 
@@ -442,11 +439,7 @@ pub struct ExchangeConfig {
 
 impl Default for ExchangeConfig {
     fn default() -> Self {
-        Self {
-            mode: ExchangeMode::Hidden,
-            chunk_rows: 0,
-            deadline_seconds: 60.0,
-        }
+        Self { mode: ExchangeMode::Hidden, chunk_rows: 0, deadline_seconds: 60.0 }
     }
 }
 
@@ -506,13 +499,7 @@ pub struct OutputConfig {
 
 impl Default for OutputConfig {
     fn default() -> Self {
-        Self {
-            directory: None,
-            log_every: 10,
-            keep_checkpoints: 3,
-            tensorboard: true,
-            plots: true,
-        }
+        Self { directory: None, log_every: 10, keep_checkpoints: 3, tensorboard: true, plots: true }
     }
 }
 
@@ -532,11 +519,6 @@ pub struct LaunchConfig {
 
 impl Default for LaunchConfig {
     fn default() -> Self {
-        Self {
-            listen: "127.0.0.1:0".into(),
-            heartbeat_ms: 100,
-            death_ms: 10_000,
-            join_ms: 60_000,
-        }
+        Self { listen: "127.0.0.1:0".into(), heartbeat_ms: 100, death_ms: 10_000, join_ms: 60_000 }
     }
 }

@@ -23,14 +23,7 @@ pub fn check(config: &RunConfig) -> Result<(), Fault> {
 }
 
 fn require(holds: bool, key: &'static str, message: impl FnOnce() -> String) -> Result<(), Fault> {
-    if holds {
-        Ok(())
-    } else {
-        Err(Fault {
-            key,
-            message: message(),
-        })
-    }
+    if holds { Ok(()) } else { Err(Fault { key, message: message() }) }
 }
 
 fn data(config: &RunConfig) -> Result<(), Fault> {
@@ -49,15 +42,9 @@ fn data(config: &RunConfig) -> Result<(), Fault> {
         "data.min_rating",
         || "needs data.rating_column, which says where the ratings are".into(),
     )?;
+    require(data.min_rating.is_none_or(f64::is_finite), "data.min_rating", || "must be a finite number".into())?;
     require(
-        data.min_rating.is_none_or(f64::is_finite),
-        "data.min_rating",
-        || "must be a finite number".into(),
-    )?;
-    require(
-        data.separator
-            .as_ref()
-            .is_none_or(|separator| separator.len() == 1 && separator.is_ascii()),
+        data.separator.as_ref().is_none_or(|separator| separator.len() == 1 && separator.is_ascii()),
         "data.separator",
         || "must be one ASCII character, for example \";\"".into(),
     )
@@ -70,76 +57,43 @@ fn has_named_columns(config: &RunConfig) -> bool {
 
 fn samples(config: &RunConfig) -> Result<(), Fault> {
     let samples = &config.samples;
-    require(
-        (2..=100_000).contains(&samples.max_length),
-        "samples.max_length",
-        || format!("is {}; use 2 to 100000 items", samples.max_length),
-    )?;
-    require(
-        (0.0..1.0).contains(&samples.window_overlap),
-        "samples.window_overlap",
-        || format!("is {}; use a share in [0, 1)", samples.window_overlap),
-    )?;
-    require(
-        samples.mask_share > 0.0 && samples.mask_share <= 1.0,
-        "samples.mask_share",
-        || format!("is {}; use a share in (0, 1]", samples.mask_share),
-    )?;
-    require(samples.max_masks >= 1, "samples.max_masks", || {
-        "is 0; at least one item must be masked".into()
+    require((2..=100_000).contains(&samples.max_length), "samples.max_length", || {
+        format!("is {}; use 2 to 100000 items", samples.max_length)
     })?;
-    require(
-        samples.copies >= 1 || samples.last_item_copy,
-        "samples.copies",
-        || {
-            "is 0 and samples.last_item_copy is false, so there would be no samples; set one of them".into()
-        },
-    )
+    require((0.0..1.0).contains(&samples.window_overlap), "samples.window_overlap", || {
+        format!("is {}; use a share in [0, 1)", samples.window_overlap)
+    })?;
+    require(samples.mask_share > 0.0 && samples.mask_share <= 1.0, "samples.mask_share", || {
+        format!("is {}; use a share in (0, 1]", samples.mask_share)
+    })?;
+    require(samples.max_masks >= 1, "samples.max_masks", || "is 0; at least one item must be masked".into())?;
+    require(samples.copies >= 1 || samples.last_item_copy, "samples.copies", || {
+        "is 0 and samples.last_item_copy is false, so there would be no samples; set one of them".into()
+    })
 }
 
 fn network(config: &RunConfig) -> Result<(), Fault> {
     let network = &config.network;
-    require(
-        (1..=65_536).contains(&network.dimension),
-        "network.dimension",
-        || format!("is {}; use 1 to 65536", network.dimension),
-    )?;
-    require(
-        network.heads >= 1 && network.dimension % network.heads == 0,
-        "network.heads",
-        || {
-            format!(
-                "is {}, which does not divide network.dimension = {}",
-                network.heads, network.dimension
-            )
-        },
-    )?;
-    require(
-        (1..=256).contains(&network.layers),
-        "network.layers",
-        || format!("is {}; use 1 to 256", network.layers),
-    )?;
-    require(
-        (1..=1 << 20).contains(&network.feed_forward),
-        "network.feed_forward",
-        || format!("is {}; use 1 or more", network.feed_forward),
-    )?;
-    require(
-        (0.0..1.0).contains(&network.dropout),
-        "network.dropout",
-        || format!("is {}; use a share in [0, 1)", network.dropout),
-    )
+    require((1..=65_536).contains(&network.dimension), "network.dimension", || {
+        format!("is {}; use 1 to 65536", network.dimension)
+    })?;
+    require(network.heads >= 1 && network.dimension % network.heads == 0, "network.heads", || {
+        format!("is {}, which does not divide network.dimension = {}", network.heads, network.dimension)
+    })?;
+    require((1..=256).contains(&network.layers), "network.layers", || format!("is {}; use 1 to 256", network.layers))?;
+    require((1..=1 << 20).contains(&network.feed_forward), "network.feed_forward", || {
+        format!("is {}; use 1 or more", network.feed_forward)
+    })?;
+    require((0.0..1.0).contains(&network.dropout), "network.dropout", || {
+        format!("is {}; use a share in [0, 1)", network.dropout)
+    })
 }
 
 fn cohort(config: &RunConfig) -> Result<(), Fault> {
     let peers = config.cohort.peers;
     let name = config.method.name;
-    require(peers >= 1, "cohort.peers", || {
-        "is 0; a cohort has at least one peer, mutual methods take two".into()
-    })?;
-    require(peers <= 4096, "cohort.peers", || {
-        format!("is {peers}; at most 4096 are supported")
-    })?;
+    require(peers >= 1, "cohort.peers", || "is 0; a cohort has at least one peer, mutual methods take two".into())?;
+    require(peers <= 4096, "cohort.peers", || format!("is {peers}; at most 4096 are supported"))?;
     require(!name.is_mutual() || peers >= 2, "cohort.peers", || {
         format!(
             "is 1, but in method.name = \"{name}\" peers learn from one another; use 2 or more, or method.name = \"single\""
@@ -162,124 +116,72 @@ fn method(config: &RunConfig) -> Result<(), Fault> {
         format!("is {}; use a weight in [0, 1]", method.alpha)
     })?;
     require((0.0..1.0).contains(&method.beta), "method.beta", || {
-        format!(
-            "is {}; use a share in [0, 1): at 1 every row would be noise",
-            method.beta
-        )
+        format!("is {}; use a share in [0, 1): at 1 every row would be noise", method.beta)
     })?;
-    require(
-        method.gamma.is_finite() && (0.0..=100.0).contains(&method.gamma),
-        "method.gamma",
-        || format!("is {}; use an exponent in [0, 100]", method.gamma),
-    )?;
-    require(method.rank_base <= 1, "method.rank_base", || {
-        format!("is {}; use 0 or 1", method.rank_base)
+    require(method.gamma.is_finite() && (0.0..=100.0).contains(&method.gamma), "method.gamma", || {
+        format!("is {}; use an exponent in [0, 100]", method.gamma)
     })?;
-    require(
-        (0.0..=1.0).contains(&method.stage_1_share),
-        "method.stage_1_share",
-        || format!("is {}; use a share in [0, 1]", method.stage_1_share),
-    )?;
-    require(
-        (0.0..=10.0).contains(&method.rce_exponent),
-        "method.rce_exponent",
-        || format!("is {}; use an exponent in [0, 10]", method.rce_exponent),
-    )
+    require(method.rank_base <= 1, "method.rank_base", || format!("is {}; use 0 or 1", method.rank_base))?;
+    require((0.0..=1.0).contains(&method.stage_1_share), "method.stage_1_share", || {
+        format!("is {}; use a share in [0, 1]", method.stage_1_share)
+    })?;
+    require((0.0..=10.0).contains(&method.rce_exponent), "method.rce_exponent", || {
+        format!("is {}; use an exponent in [0, 10]", method.rce_exponent)
+    })
 }
 
 fn optimizer(config: &RunConfig) -> Result<(), Fault> {
     let optimizer = &config.optimizer;
-    require(
-        optimizer.learning_rate.is_finite() && optimizer.learning_rate > 0.0,
-        "optimizer.learning_rate",
-        || format!("is {}; use a number above 0", optimizer.learning_rate),
-    )?;
-    require(
-        (0.0..1.0).contains(&optimizer.beta_1),
-        "optimizer.beta_1",
-        || "must lie in [0, 1)".into(),
-    )?;
-    require(
-        (0.0..1.0).contains(&optimizer.beta_2),
-        "optimizer.beta_2",
-        || "must lie in [0, 1)".into(),
-    )?;
-    require(
-        optimizer.epsilon.is_finite() && optimizer.epsilon > 0.0,
-        "optimizer.epsilon",
-        || "must be above 0".into(),
-    )?;
-    require(
-        optimizer.weight_decay.is_finite() && optimizer.weight_decay >= 0.0,
-        "optimizer.weight_decay",
-        || "must be 0 or more".into(),
-    )?;
-    require(
-        optimizer.clip_norm.is_finite() && optimizer.clip_norm >= 0.0,
-        "optimizer.clip_norm",
-        || "must be 0 (no clipping) or more".into(),
-    )
+    require(optimizer.learning_rate.is_finite() && optimizer.learning_rate > 0.0, "optimizer.learning_rate", || {
+        format!("is {}; use a number above 0", optimizer.learning_rate)
+    })?;
+    require((0.0..1.0).contains(&optimizer.beta_1), "optimizer.beta_1", || "must lie in [0, 1)".into())?;
+    require((0.0..1.0).contains(&optimizer.beta_2), "optimizer.beta_2", || "must lie in [0, 1)".into())?;
+    require(optimizer.epsilon.is_finite() && optimizer.epsilon > 0.0, "optimizer.epsilon", || {
+        "must be above 0".into()
+    })?;
+    require(optimizer.weight_decay.is_finite() && optimizer.weight_decay >= 0.0, "optimizer.weight_decay", || {
+        "must be 0 or more".into()
+    })?;
+    require(optimizer.clip_norm.is_finite() && optimizer.clip_norm >= 0.0, "optimizer.clip_norm", || {
+        "must be 0 (no clipping) or more".into()
+    })
 }
 
 fn train(config: &RunConfig) -> Result<(), Fault> {
     let train = &config.train;
-    require(
-        train.steps > 0 || train.epochs > 0 || !config.method.name.is_trained(),
-        "train.steps",
-        || "and train.epochs are both 0; set one of them".into(),
-    )?;
-    require(
-        (1..=1 << 20).contains(&train.batch_size),
-        "train.batch_size",
-        || format!("is {}; use 1 or more sequences", train.batch_size),
-    )?;
-    require(
-        METRICS.contains(&train.metric.as_str()),
-        "train.metric",
-        || format!("is \"{}\"; use one of {}", train.metric, METRICS.join(", ")),
-    )?;
-    require(
-        config.evaluation.protocols.contains(&train.metric_protocol),
-        "train.metric_protocol",
-        || {
-            format!(
-                "is \"{}\", which is not among evaluation.protocols; add it there",
-                train.metric_protocol
-            )
-        },
-    )?;
-    require(
-        train.patience == 0 || train.evaluate_every > 0,
-        "train.patience",
-        || "stops early on validations, but train.evaluate_every is 0; set it".into(),
-    )?;
-    require(
-        train.patience == 0 || !config.data.train_on_validation,
-        "train.patience",
-        || {
-            "stops early on the validation item, but data.train_on_validation trains on it; drop one of them".into()
-        },
-    )
+    require(train.steps > 0 || train.epochs > 0 || !config.method.name.is_trained(), "train.steps", || {
+        "and train.epochs are both 0; set one of them".into()
+    })?;
+    require((1..=1 << 20).contains(&train.batch_size), "train.batch_size", || {
+        format!("is {}; use 1 or more sequences", train.batch_size)
+    })?;
+    require(METRICS.contains(&train.metric.as_str()), "train.metric", || {
+        format!("is \"{}\"; use one of {}", train.metric, METRICS.join(", "))
+    })?;
+    require(config.evaluation.protocols.contains(&train.metric_protocol), "train.metric_protocol", || {
+        format!("is \"{}\", which is not among evaluation.protocols; add it there", train.metric_protocol)
+    })?;
+    require(train.patience == 0 || train.evaluate_every > 0, "train.patience", || {
+        "stops early on validations, but train.evaluate_every is 0; set it".into()
+    })?;
+    require(train.patience == 0 || !config.data.train_on_validation, "train.patience", || {
+        "stops early on the validation item, but data.train_on_validation trains on it; drop one of them".into()
+    })
 }
 
 fn evaluation(config: &RunConfig) -> Result<(), Fault> {
     let evaluation = &config.evaluation;
-    require(
-        !evaluation.protocols.is_empty(),
-        "evaluation.protocols",
-        || "is empty; name at least one, for example [\"uniform99\", \"full\"]".into(),
-    )?;
-    require(evaluation.batch_size >= 1, "evaluation.batch_size", || {
-        "is 0; use 1 or more".into()
+    require(!evaluation.protocols.is_empty(), "evaluation.protocols", || {
+        "is empty; name at least one, for example [\"uniform99\", \"full\"]".into()
     })?;
+    require(evaluation.batch_size >= 1, "evaluation.batch_size", || "is 0; use 1 or more".into())?;
     require(
-        evaluation
-            .baselines
-            .iter()
-            .all(|name| matches!(name, MethodName::Popularity | MethodName::OwnFrequency)),
+        evaluation.baselines.iter().all(|name| matches!(name, MethodName::Popularity | MethodName::OwnFrequency)),
         "evaluation.baselines",
         || {
-            "may name \"popularity\" and \"own-frequency\", which need no training; anything else is a run of its own".into()
+            "may name \"popularity\" and \"own-frequency\", which need no training; anything else is a run of its own"
+                .into()
         },
     )
 }
@@ -287,47 +189,19 @@ fn evaluation(config: &RunConfig) -> Result<(), Fault> {
 fn rest(config: &RunConfig) -> Result<(), Fault> {
     let launch = &config.launch;
     require(
-        config.exchange.deadline_seconds.is_finite()
-            && (0.1..=86_400.0).contains(&config.exchange.deadline_seconds),
+        config.exchange.deadline_seconds.is_finite() && (0.1..=86_400.0).contains(&config.exchange.deadline_seconds),
         "exchange.deadline_seconds",
-        || {
-            format!(
-                "is {}; use 0.1 to 86400 seconds",
-                config.exchange.deadline_seconds
-            )
-        },
+        || format!("is {}; use 0.1 to 86400 seconds", config.exchange.deadline_seconds),
     )?;
-    require(config.output.log_every >= 1, "output.log_every", || {
-        "is 0; use 1 or more steps".into()
+    require(config.output.log_every >= 1, "output.log_every", || "is 0; use 1 or more steps".into())?;
+    require(launch.heartbeat_ms >= 1, "launch.heartbeat_ms", || "is 0; use 1 or more milliseconds".into())?;
+    require(launch.death_ms >= 3 * launch.heartbeat_ms, "launch.death_ms", || {
+        format!("is {}; use at least three heartbeats ({} ms)", launch.death_ms, 3 * launch.heartbeat_ms)
     })?;
-    require(launch.heartbeat_ms >= 1, "launch.heartbeat_ms", || {
-        "is 0; use 1 or more milliseconds".into()
-    })?;
-    require(
-        launch.death_ms >= 3 * launch.heartbeat_ms,
-        "launch.death_ms",
-        || {
-            format!(
-                "is {}; use at least three heartbeats ({} ms)",
-                launch.death_ms,
-                3 * launch.heartbeat_ms
-            )
-        },
-    )?;
     require(launch.join_ms >= launch.death_ms, "launch.join_ms", || {
-        format!(
-            "is {}; use at least launch.death_ms ({})",
-            launch.join_ms, launch.death_ms
-        )
+        format!("is {}; use at least launch.death_ms ({})", launch.join_ms, launch.death_ms)
     })?;
-    require(
-        launch.listen.parse::<std::net::SocketAddr>().is_ok(),
-        "launch.listen",
-        || {
-            format!(
-                "is \"{}\"; use an address and port such as 127.0.0.1:0",
-                launch.listen
-            )
-        },
-    )
+    require(launch.listen.parse::<std::net::SocketAddr>().is_ok(), "launch.listen", || {
+        format!("is \"{}\"; use an address and port such as 127.0.0.1:0", launch.listen)
+    })
 }

@@ -50,8 +50,7 @@ impl AbortHandle {
 
     /// Fails with [`CollectiveError::Aborted`] once the handle was used.
     pub fn check(&self) -> Result<(), CollectiveError> {
-        self.reason()
-            .map_or(Ok(()), |reason| Err(CollectiveError::Aborted { reason }))
+        self.reason().map_or(Ok(()), |reason| Err(CollectiveError::Aborted { reason }))
     }
 
     /// Runs `action` with the reason when the group is aborted, at once if it already was. This is how a
@@ -74,10 +73,7 @@ impl AbortHandle {
 
 impl fmt::Debug for AbortHandle {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("AbortHandle")
-            .field("reason", &self.reason())
-            .finish()
+        formatter.debug_struct("AbortHandle").field("reason", &self.reason()).finish()
     }
 }
 
@@ -96,12 +92,7 @@ mod tests {
         handle.abort("first");
         handle.abort("second");
         handle.on_abort(move |reason| sender.send(format!("late {reason}")).unwrap_or_default());
-        assert_eq!(
-            seen.iter().collect::<Vec<_>>(),
-            ["early first", "late first"]
-        );
-        assert!(
-            matches!(handle.check(), Err(CollectiveError::Aborted { reason }) if reason == "first")
-        );
+        assert_eq!(seen.iter().collect::<Vec<_>>(), ["early first", "late first"]);
+        assert!(matches!(handle.check(), Err(CollectiveError::Aborted { reason }) if reason == "first"));
     }
 }

@@ -54,9 +54,7 @@ pub enum CollectiveError {
         source: HandshakeError,
     },
     /// The address to listen on cannot be had.
-    #[error(
-        "cannot listen on {address} for the exchange: {source}; choose a free port, or port 0 for any"
-    )]
+    #[error("cannot listen on {address} for the exchange: {source}; choose a free port, or port 0 for any")]
     Listen {
         /// The address asked for.
         address: String,
@@ -78,14 +76,9 @@ impl CollectiveError {
 
     pub(super) fn lost(rank: usize, error: io::Error) -> Self {
         let source = match error.kind() {
-            io::ErrorKind::UnexpectedEof => {
-                io::Error::new(error.kind(), "it closed the connection")
-            }
+            io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "it closed the connection"),
             _ => error,
         };
-        Self::PeerLost {
-            rank,
-            source: Arc::new(source),
-        }
+        Self::PeerLost { rank, source: Arc::new(source) }
     }
 }

@@ -43,22 +43,13 @@ impl Membership {
     pub(super) fn check(&self) -> Result<(), CollectiveError> {
         let refuse = |what: String| Err(CollectiveError::Argument(what));
         if self.rank >= self.addresses.len() || self.addresses.len() > usize::from(u16::MAX) {
-            return refuse(format!(
-                "rank {} of {} workers does not exist",
-                self.rank,
-                self.addresses.len()
-            ));
+            return refuse(format!("rank {} of {} workers does not exist", self.rank, self.addresses.len()));
         }
         if self.job.is_empty() || self.job.len() > MAX_JOB_BYTES {
-            return refuse(format!(
-                "the job id has {} bytes; 1 to {MAX_JOB_BYTES} are allowed",
-                self.job.len()
-            ));
+            return refuse(format!("the job id has {} bytes; 1 to {MAX_JOB_BYTES} are allowed", self.job.len()));
         }
         if self.secret.is_empty() {
-            return refuse(
-                "the secret of the generation is empty; the coordinator must send one".to_owned(),
-            );
+            return refuse("the secret of the generation is empty; the coordinator must send one".to_owned());
         }
         Ok(())
     }
@@ -77,11 +68,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            deadline: Duration::from_secs(30),
-            connect_deadline: Duration::from_secs(30),
-            max_frame_bytes: 1 << 30,
-        }
+        Self { deadline: Duration::from_secs(30), connect_deadline: Duration::from_secs(30), max_frame_bytes: 1 << 30 }
     }
 }
 
@@ -159,9 +146,7 @@ fn await_links(
     let mut last_failure: Vec<Option<HandshakeError>> = vec![None; world_size];
     loop {
         abort.check()?;
-        let Some(missing) =
-            (0..world_size).find(|&rank| rank != membership.rank && links[rank].is_none())
-        else {
+        let Some(missing) = (0..world_size).find(|&rank| rank != membership.rank && links[rank].is_none()) else {
             return Ok(links);
         };
         match heard.recv_timeout(options.connect_deadline.saturating_sub(started.elapsed())) {
@@ -207,10 +192,7 @@ impl Dialler {
         while !self.given_up.load(Ordering::Relaxed) {
             let reason = match self.attempt() {
                 Ok(stream) => {
-                    let _ = self.events.send(Event::Linked {
-                        rank: self.target,
-                        stream: Arc::new(stream),
-                    });
+                    let _ = self.events.send(Event::Linked { rank: self.target, stream: Arc::new(stream) });
                     return;
                 }
                 Err(reason) => reason,
@@ -218,18 +200,12 @@ impl Dialler {
             let address = &self.membership.addresses[self.target];
             tracing::debug!(rank = self.target, %address, %reason, "could not join a rank");
             if !reason.is_worth_another_try(self.membership.generation) {
-                let failure = CollectiveError::Handshake {
-                    rank: self.target,
-                    address: address.clone(),
-                    source: reason,
-                };
+                let failure =
+                    CollectiveError::Handshake { rank: self.target, address: address.clone(), source: reason };
                 let _ = self.events.send(Event::Failed(failure));
                 return;
             }
-            let _ = self.events.send(Event::Tried {
-                rank: self.target,
-                reason,
-            });
+            let _ = self.events.send(Event::Tried { rank: self.target, reason });
             thread::sleep(pause);
             pause = (pause * 2).min(Self::PAUSES[1]);
         }
@@ -238,10 +214,7 @@ impl Dialler {
     fn attempt(&self) -> Result<TcpStream, HandshakeError> {
         let mut last = None;
         for address in self.membership.addresses[self.target].to_socket_addrs()? {
-            let remaining = self
-                .until
-                .saturating_duration_since(Instant::now())
-                .max(Duration::from_millis(1));
+            let remaining = self.until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
             match TcpStream::connect_timeout(&address, remaining) {
                 Ok(stream) => {
                     handshake::dial(&stream, &self.membership, self.target, self.until)?;
@@ -250,8 +223,6 @@ impl Dialler {
                 Err(error) => last = Some(error),
             }
         }
-        Err(last
-            .unwrap_or_else(|| std::io::Error::other("the name has no address"))
-            .into())
+        Err(last.unwrap_or_else(|| std::io::Error::other("the name has no address")).into())
     }
 }

@@ -32,13 +32,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [
-        Self::AllToAll,
-        Self::AllGather,
-        Self::ReduceScatter,
-        Self::ReduceGather,
-        Self::Barrier,
-    ];
+    const ALL: [Self; 5] = [Self::AllToAll, Self::AllGather, Self::ReduceScatter, Self::ReduceGather, Self::Barrier];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -101,10 +95,7 @@ impl Header {
         }
         let kind = u16::from_le_bytes(field(bytes, 4));
         Ok(Self {
-            kind: *Kind::ALL
-                .iter()
-                .find(|known| **known as u16 == kind)
-                .ok_or(HeaderError::Kind(kind))?,
+            kind: *Kind::ALL.iter().find(|known| **known as u16 == kind).ok_or(HeaderError::Kind(kind))?,
             source: u16::from_le_bytes(field(bytes, 6)),
             job: u64::from_le_bytes(field(bytes, 8)),
             generation: u64::from_le_bytes(field(bytes, 16)),
@@ -145,16 +136,10 @@ impl Origin {
             return Err("a frame is of another job".to_owned());
         }
         if header.generation != self.generation {
-            return Err(format!(
-                "a frame is of generation {}, the group of {}",
-                header.generation, self.generation
-            ));
+            return Err(format!("a frame is of generation {}, the group of {}", header.generation, self.generation));
         }
         if header.source != self.source {
-            return Err(format!(
-                "a frame claims to come from rank {}",
-                header.source
-            ));
+            return Err(format!("a frame claims to come from rank {}", header.source));
         }
         if header.length > self.limit {
             return Err(format!(
@@ -210,23 +195,12 @@ pub(super) fn encode(frame: &mut Vec<u8>, mut header: Header, payload: &[f32]) {
 
 /// Chooses among free buffers, given by their capacities (none for one in use), the smallest that holds `bytes`, or
 /// else the largest: calls of the same size then find their buffers again without growing others.
-pub(super) fn best_fit(
-    capacities: impl IntoIterator<Item = Option<usize>>,
-    bytes: usize,
-) -> Option<usize> {
-    let free = capacities
-        .into_iter()
-        .enumerate()
-        .filter_map(|(index, capacity)| Some((index, capacity?)));
+pub(super) fn best_fit(capacities: impl IntoIterator<Item = Option<usize>>, bytes: usize) -> Option<usize> {
+    let free = capacities.into_iter().enumerate().filter_map(|(index, capacity)| Some((index, capacity?)));
     let badness = |capacity: usize| {
-        if capacity >= bytes {
-            (false, capacity)
-        } else {
-            (true, usize::MAX - capacity)
-        }
+        if capacity >= bytes { (false, capacity) } else { (true, usize::MAX - capacity) }
     };
-    free.min_by_key(|&(_, capacity)| badness(capacity))
-        .map(|(index, _)| index)
+    free.min_by_key(|&(_, capacity)| badness(capacity)).map(|(index, _)| index)
 }
 
 /// Copies a payload into floats of the same number.
@@ -249,25 +223,16 @@ mod tests {
     use proptest::prelude::*;
 
     fn any_header() -> impl Strategy<Value = Header> {
-        let numbers = (
-            any::<u16>(),
-            any::<u64>(),
-            any::<u64>(),
-            any::<u64>(),
-            any::<u64>(),
-            any::<u32>(),
-        );
-        (0..Kind::ALL.len(), numbers).prop_map(
-            |(kind, (source, job, generation, sequence, length, checksum))| Header {
-                kind: Kind::ALL[kind],
-                source,
-                job,
-                generation,
-                sequence,
-                length,
-                checksum,
-            },
-        )
+        let numbers = (any::<u16>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>());
+        (0..Kind::ALL.len(), numbers).prop_map(|(kind, (source, job, generation, sequence, length, checksum))| Header {
+            kind: Kind::ALL[kind],
+            source,
+            job,
+            generation,
+            sequence,
+            length,
+            checksum,
+        })
     }
 
     proptest! {
@@ -329,63 +294,23 @@ mod tests {
 
     #[test]
     fn headers_of_another_call_or_peer_are_refused() {
-        let origin = Origin {
-            source: 2,
-            job: 7,
-            generation: 5,
-            limit: 100,
-        };
-        let expected = Expected {
-            kind: Kind::AllGather,
-            sequence: 9,
-            length: 40,
-        };
-        let good = Header {
-            kind: Kind::AllGather,
-            source: 2,
-            job: 7,
-            generation: 5,
-            sequence: 9,
-            length: 40,
-            checksum: 0,
-        };
+        let origin = Origin { source: 2, job: 7, generation: 5, limit: 100 };
+        let expected = Expected { kind: Kind::AllGather, sequence: 9, length: 40 };
+        let good =
+            Header { kind: Kind::AllGather, source: 2, job: 7, generation: 5, sequence: 9, length: 40, checksum: 0 };
         assert_eq!(origin.check(&good), Ok(()));
         assert_eq!(expected.check(&good), Ok(()));
         for (wrong, word) in [
             (Header { job: 8, ..good }, "job"),
-            (
-                Header {
-                    generation: 4,
-                    ..good
-                },
-                "generation 4",
-            ),
+            (Header { generation: 4, ..good }, "generation 4"),
             (Header { source: 3, ..good }, "rank 3"),
-            (
-                Header {
-                    length: 101,
-                    ..good
-                },
-                "limit",
-            ),
+            (Header { length: 101, ..good }, "limit"),
         ] {
             assert!(origin.check(&wrong).expect_err("refused").contains(word));
         }
         for (wrong, word) in [
-            (
-                Header {
-                    kind: Kind::Barrier,
-                    ..good
-                },
-                "barrier #9",
-            ),
-            (
-                Header {
-                    sequence: 8,
-                    ..good
-                },
-                "#8",
-            ),
+            (Header { kind: Kind::Barrier, ..good }, "barrier #9"),
+            (Header { sequence: 8, ..good }, "#8"),
             (Header { length: 44, ..good }, "44 bytes"),
         ] {
             assert!(expected.check(&wrong).expect_err("refused").contains(word));

@@ -106,10 +106,7 @@ pub enum HandshakeError {
 
 impl HandshakeError {
     pub(super) fn refused(refusal: Refusal, detail: impl Into<String>) -> Self {
-        Self::Refused {
-            refusal,
-            detail: detail.into(),
-        }
+        Self::Refused { refusal, detail: detail.into() }
     }
 
     /// Whether dialling again may succeed: the other end may still be starting, or may still be in the generation
@@ -118,10 +115,7 @@ impl HandshakeError {
         match self {
             Self::Io(_) | Self::NotAWorker => true,
             Self::Refused { .. } => false,
-            Self::RefusedByPeer {
-                refusal,
-                generation: theirs,
-            } => match refusal {
+            Self::RefusedByPeer { refusal, generation: theirs } => match refusal {
                 Refusal::NotReady => true,
                 Refusal::Generation => *theirs < generation,
                 _ => false,
@@ -133,14 +127,12 @@ impl HandshakeError {
 impl From<io::Error> for HandshakeError {
     fn from(error: io::Error) -> Self {
         Self::Io(Arc::new(match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => io::Error::new(
-                io::ErrorKind::TimedOut,
-                "it fell silent during the handshake",
-            ),
-            io::ErrorKind::UnexpectedEof => io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "it closed the connection during the handshake",
-            ),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                io::Error::new(io::ErrorKind::TimedOut, "it fell silent during the handshake")
+            }
+            io::ErrorKind::UnexpectedEof => {
+                io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection during the handshake")
+            }
             _ => error,
         }))
     }
@@ -160,22 +152,13 @@ pub(super) fn dial(
     let theirs = Hello::read(&mut wire)?;
     theirs.check(membership)?;
     if usize::from(theirs.source) != target {
-        return Err(HandshakeError::refused(
-            Refusal::Rank,
-            format!("rank {} answers there", theirs.source),
-        ));
+        return Err(HandshakeError::refused(Refusal::Rank, format!("rank {} answers there", theirs.source)));
     }
     wire.write_all(&proof(&membership.secret, Role::Dialler, &mine, &theirs))?;
     read_verdict(&mut wire)?;
     let theirs_proven: [u8; PROOF_BYTES] = read_array(&mut wire)?;
-    if !equal(
-        &theirs_proven,
-        &proof(&membership.secret, Role::Acceptor, &mine, &theirs),
-    ) {
-        return Err(HandshakeError::refused(
-            Refusal::Secret,
-            "it cannot prove that it knows the secret",
-        ));
+    if !equal(&theirs_proven, &proof(&membership.secret, Role::Acceptor, &mine, &theirs)) {
+        return Err(HandshakeError::refused(Refusal::Secret, "it cannot prove that it knows the secret"));
     }
     Ok(())
 }
@@ -194,16 +177,10 @@ pub(super) fn accept(
         other => other?,
     };
     let Some(membership) = membership else {
-        let error = HandshakeError::refused(
-            Refusal::NotReady,
-            format!("it wants generation {}", theirs.generation),
-        );
+        let error = HandshakeError::refused(Refusal::NotReady, format!("it wants generation {}", theirs.generation));
         return refuse(&mut wire, None, error);
     };
-    if let Err(error) = theirs
-        .check(membership)
-        .and_then(|()| theirs.check_direction(membership))
-    {
+    if let Err(error) = theirs.check(membership).and_then(|()| theirs.check_direction(membership)) {
         return refuse(&mut wire, Some(membership), error);
     }
     let rank = usize::from(theirs.source);
@@ -212,19 +189,12 @@ pub(super) fn accept(
     answer.extend(mine.encode());
     wire.write_all(&answer)?;
     let proven: [u8; PROOF_BYTES] = read_array(&mut wire)?;
-    if !equal(
-        &proven,
-        &proof(&membership.secret, Role::Dialler, &theirs, &mine),
-    ) {
-        let error =
-            HandshakeError::refused(Refusal::Secret, format!("it claims to be rank {rank}"));
+    if !equal(&proven, &proof(&membership.secret, Role::Dialler, &theirs, &mine)) {
+        let error = HandshakeError::refused(Refusal::Secret, format!("it claims to be rank {rank}"));
         return refuse(&mut wire, Some(membership), error);
     }
     if !admit(rank) {
-        let error = HandshakeError::refused(
-            Refusal::Duplicate,
-            format!("rank {rank} or its group is taken"),
-        );
+        let error = HandshakeError::refused(Refusal::Duplicate, format!("rank {rank} or its group is taken"));
         return refuse(&mut wire, Some(membership), error);
     }
     let mut answer = vec![ACCEPTED];
@@ -242,11 +212,7 @@ fn refuse(
 ) -> Result<usize, HandshakeError> {
     if let HandshakeError::Refused { refusal, .. } = &error {
         let mut answer = vec![*refusal as u8];
-        answer.extend(
-            membership
-                .map_or(0, |membership| membership.generation)
-                .to_le_bytes(),
-        );
+        answer.extend(membership.map_or(0, |membership| membership.generation).to_le_bytes());
         // A dialler that does not wait for its refusal is refused all the same.
         let _ = wire.write_all(&answer);
     }
@@ -258,15 +224,9 @@ fn read_verdict(wire: &mut Timed<'_>) -> Result<(), HandshakeError> {
     if verdict == ACCEPTED {
         return Ok(());
     }
-    let refusal = Refusal::ALL
-        .iter()
-        .find(|refusal| **refusal as u8 == verdict)
-        .ok_or(HandshakeError::NotAWorker)?;
+    let refusal = Refusal::ALL.iter().find(|refusal| **refusal as u8 == verdict).ok_or(HandshakeError::NotAWorker)?;
     let generation = u64::from_le_bytes(read_array(wire)?);
-    Err(HandshakeError::RefusedByPeer {
-        refusal: *refusal,
-        generation,
-    })
+    Err(HandshakeError::RefusedByPeer { refusal: *refusal, generation })
 }
 
 #[derive(Clone, Copy)]
@@ -296,19 +256,12 @@ fn hmac_sha256(key: &[u8], pieces: &[&[u8]]) -> [u8; 32] {
     for piece in pieces {
         inner.update(piece);
     }
-    Sha256::new_with_prefix(block.map(|byte| byte ^ 0x5c))
-        .chain_update(inner.finalize())
-        .finalize()
-        .into()
+    Sha256::new_with_prefix(block.map(|byte| byte ^ 0x5c)).chain_update(inner.finalize()).finalize().into()
 }
 
 /// Compares in a time that does not depend on where the first difference is.
 fn equal(left: &[u8; PROOF_BYTES], right: &[u8; PROOF_BYTES]) -> bool {
-    std::hint::black_box(
-        left.iter()
-            .zip(right)
-            .fold(0, |difference, (a, b)| difference | (a ^ b)),
-    ) == 0
+    std::hint::black_box(left.iter().zip(right).fold(0, |difference, (a, b)| difference | (a ^ b))) == 0
 }
 
 pub(super) fn read_array<const N: usize>(wire: &mut impl Read) -> io::Result<[u8; N]> {
@@ -359,39 +312,22 @@ mod tests {
     #[test]
     fn hmac_gives_the_published_values() {
         // RFC 4231, test cases 2 and 6.
-        let hex = |bytes: [u8; 32]| {
-            bytes
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect::<String>()
-        };
+        let hex = |bytes: [u8; 32]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         assert_eq!(
-            hex(hmac_sha256(
-                b"Jefe",
-                &[b"what do ya want ", b"for nothing?"]
-            )),
+            hex(hmac_sha256(b"Jefe", &[b"what do ya want ", b"for nothing?"])),
             "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
         );
         assert_eq!(
-            hex(hmac_sha256(
-                &[0xaa; 131],
-                &[b"Test Using Larger Than Block-Size Key - Hash Key First"]
-            )),
+            hex(hmac_sha256(&[0xaa; 131], &[b"Test Using Larger Than Block-Size Key - Hash Key First"])),
             "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54"
         );
     }
 
     #[test]
     fn a_proof_is_bound_to_secret_role_and_both_hellos() {
-        let [one, two] = [
-            Hello::new(&membership(1), 0).unwrap(),
-            Hello::new(&membership(0), 1).unwrap(),
-        ];
+        let [one, two] = [Hello::new(&membership(1), 0).unwrap(), Hello::new(&membership(0), 1).unwrap()];
         let genuine = proof(b"secret", Role::Dialler, &one, &two);
-        assert!(equal(
-            &genuine,
-            &proof(b"secret", Role::Dialler, &one, &two)
-        ));
+        assert!(equal(&genuine, &proof(b"secret", Role::Dialler, &one, &two)));
         let fresh = Hello::new(&membership(1), 0).unwrap();
         assert_ne!(fresh, one, "every hello has a nonce of its own");
         for other in [
@@ -406,14 +342,8 @@ mod tests {
 
     #[test]
     fn only_passing_troubles_are_tried_again() {
-        let refused = |refusal, generation| HandshakeError::RefusedByPeer {
-            refusal,
-            generation,
-        };
-        assert!(
-            HandshakeError::from(io::Error::from(io::ErrorKind::ConnectionRefused))
-                .is_worth_another_try(4)
-        );
+        let refused = |refusal, generation| HandshakeError::RefusedByPeer { refusal, generation };
+        assert!(HandshakeError::from(io::Error::from(io::ErrorKind::ConnectionRefused)).is_worth_another_try(4));
         assert!(refused(Refusal::NotReady, 0).is_worth_another_try(4));
         assert!(refused(Refusal::Generation, 3).is_worth_another_try(4));
         assert!(!refused(Refusal::Generation, 5).is_worth_another_try(4));

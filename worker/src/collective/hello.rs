@@ -36,9 +36,7 @@ pub(super) struct Hello {
 
 impl Hello {
     pub(super) fn new(membership: &Membership, destination: usize) -> io::Result<Self> {
-        let narrow = |number: usize| {
-            u16::try_from(number).expect("a validated membership has at most 65535 ranks")
-        };
+        let narrow = |number: usize| u16::try_from(number).expect("a validated membership has at most 65535 ranks");
         Ok(Self {
             version: VERSION,
             world_size: narrow(membership.addresses.len()),
@@ -70,9 +68,7 @@ impl Hello {
         }
         let version = u16::from_le_bytes(read_array(wire)?);
         if version != VERSION {
-            let detail = format!(
-                "it speaks version {version}, this worker {VERSION}; run the same release everywhere"
-            );
+            let detail = format!("it speaks version {version}, this worker {VERSION}; run the same release everywhere");
             return Err(HandshakeError::refused(Refusal::Version, detail));
         }
         let world_size = u16::from_le_bytes(read_array(wire)?);
@@ -87,15 +83,7 @@ impl Hello {
         let mut job = vec![0; length];
         wire.read_exact(&mut job)?;
         let job = String::from_utf8(job).map_err(|_| HandshakeError::NotAWorker)?;
-        Ok(Self {
-            version,
-            world_size,
-            source,
-            destination,
-            generation,
-            nonce,
-            job,
-        })
+        Ok(Self { version, world_size, source, destination, generation, nonce, job })
     }
 
     /// Checks all that both sides must agree on.
@@ -105,25 +93,15 @@ impl Hello {
             return Err(HandshakeError::refused(Refusal::Job, detail));
         }
         if self.generation != own.generation {
-            let detail = format!(
-                "it is of generation {}, this worker of {}",
-                self.generation, own.generation
-            );
+            let detail = format!("it is of generation {}, this worker of {}", self.generation, own.generation);
             return Err(HandshakeError::refused(Refusal::Generation, detail));
         }
         if usize::from(self.world_size) != own.addresses.len() {
-            let detail = format!(
-                "it counts {} workers, this worker {}",
-                self.world_size,
-                own.addresses.len()
-            );
+            let detail = format!("it counts {} workers, this worker {}", self.world_size, own.addresses.len());
             return Err(HandshakeError::refused(Refusal::WorldSize, detail));
         }
         if usize::from(self.destination) != own.rank {
-            let detail = format!(
-                "it wants rank {}, this is rank {}",
-                self.destination, own.rank
-            );
+            let detail = format!("it wants rank {}, this is rank {}", self.destination, own.rank);
             return Err(HandshakeError::refused(Refusal::Rank, detail));
         }
         Ok(())
@@ -178,41 +156,11 @@ pub(super) mod tests {
             }
         };
         assert_eq!(check(&good), None);
-        assert_eq!(
-            check(&Hello {
-                job: "games".to_owned(),
-                ..good
-            }),
-            Some(Refusal::Job)
-        );
-        assert_eq!(
-            check(&Hello {
-                generation: 3,
-                ..good.clone()
-            }),
-            Some(Refusal::Generation)
-        );
-        assert_eq!(
-            check(&Hello {
-                world_size: 4,
-                ..good.clone()
-            }),
-            Some(Refusal::WorldSize)
-        );
-        assert_eq!(
-            check(&Hello {
-                destination: 1,
-                ..good.clone()
-            }),
-            Some(Refusal::Rank)
-        );
-        assert_eq!(
-            check(&Hello {
-                source: 0,
-                ..good.clone()
-            }),
-            Some(Refusal::Rank)
-        );
+        assert_eq!(check(&Hello { job: "games".to_owned(), ..good }), Some(Refusal::Job));
+        assert_eq!(check(&Hello { generation: 3, ..good.clone() }), Some(Refusal::Generation));
+        assert_eq!(check(&Hello { world_size: 4, ..good.clone() }), Some(Refusal::WorldSize));
+        assert_eq!(check(&Hello { destination: 1, ..good.clone() }), Some(Refusal::Rank));
+        assert_eq!(check(&Hello { source: 0, ..good.clone() }), Some(Refusal::Rank));
         assert_eq!(check(&Hello { source: 3, ..good }), Some(Refusal::Rank));
     }
 

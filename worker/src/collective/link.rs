@@ -61,16 +61,9 @@ impl Board {
         sockets: Vec<Option<Arc<TcpStream>>>,
         origins: &[Origin],
     ) -> Result<(Arc<Self>, Vec<JoinHandle<()>>), CollectiveError> {
-        let state = State {
-            links: sockets.iter().map(|_| Link::default()).collect(),
-            ..State::default()
-        };
-        let board = Arc::new(Self {
-            state: Mutex::new(state),
-            progress: Condvar::new(),
-            work: Condvar::new(),
-            sockets,
-        });
+        let state = State { links: sockets.iter().map(|_| Link::default()).collect(), ..State::default() };
+        let board =
+            Arc::new(Self { state: Mutex::new(state), progress: Condvar::new(), work: Condvar::new(), sockets });
         let mut threads = Vec::new();
         let started = board.start_threads(origins, &mut threads);
         if let Err(error) = started {
@@ -80,11 +73,7 @@ impl Board {
         Ok((board, threads))
     }
 
-    fn start_threads(
-        self: &Arc<Self>,
-        origins: &[Origin],
-        threads: &mut Vec<JoinHandle<()>>,
-    ) -> io::Result<()> {
+    fn start_threads(self: &Arc<Self>, origins: &[Origin], threads: &mut Vec<JoinHandle<()>>) -> io::Result<()> {
         for (rank, socket) in self.sockets.iter().enumerate() {
             let Some(socket) = socket else { continue };
             socket.set_nodelay(true)?;
@@ -112,10 +101,7 @@ impl Board {
     pub(super) fn check(&self) -> Result<(), CollectiveError> {
         let state = self.lock();
         state.check_ending()?;
-        state
-            .failures
-            .first()
-            .map_or(Ok(()), |(_, error)| Err(error.clone()))
+        state.failures.first().map_or(Ok(()), |(_, error)| Err(error.clone()))
     }
 
     /// Announces what `rank` must send next.
@@ -145,30 +131,15 @@ impl Board {
             if let Some(payload) = state.links[rank].arrived.pop_front() {
                 return Ok(payload);
             }
-            if let Some((_, error)) = state
-                .failures
-                .iter()
-                .find(|(lost, _)| !state.links[*lost].expected.is_empty())
-            {
+            if let Some((_, error)) = state.failures.iter().find(|(lost, _)| !state.links[*lost].expected.is_empty()) {
                 return Err(error.clone());
             }
             let waited = started.elapsed();
             let Some(remaining) = deadline.checked_sub(waited) else {
-                let detail =
-                    "its part did not arrive; the worker hangs, or the network between us does"
-                        .to_owned();
-                return Err(CollectiveError::Deadline {
-                    rank,
-                    operation,
-                    waited,
-                    detail,
-                });
+                let detail = "its part did not arrive; the worker hangs, or the network between us does".to_owned();
+                return Err(CollectiveError::Deadline { rank, operation, waited, detail });
             };
-            state = self
-                .progress
-                .wait_timeout(state, remaining)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            state = self.progress.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -193,15 +164,10 @@ impl Board {
                 !link.outgoing.is_empty() && !state.failures.iter().any(|(lost, _)| *lost == rank)
             };
             let pending = state.ending.is_none() && state.links.iter().enumerate().any(unsent);
-            let Some(remaining) = patience.checked_sub(started.elapsed()).filter(|_| pending)
-            else {
+            let Some(remaining) = patience.checked_sub(started.elapsed()).filter(|_| pending) else {
                 return;
             };
-            state = self
-                .progress
-                .wait_timeout(state, remaining)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            state = self.progress.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -249,9 +215,7 @@ impl Board {
     ) -> Result<Option<Vec<u8>>, CollectiveError> {
         let protocol = |what: String| CollectiveError::Protocol { rank, what };
         let mut header = [0; HEADER_BYTES];
-        stream
-            .read_exact(&mut header)
-            .map_err(|error| CollectiveError::lost(rank, error))?;
+        stream.read_exact(&mut header).map_err(|error| CollectiveError::lost(rank, error))?;
         let header = Header::decode(&header).map_err(|error| protocol(error.to_string()))?;
         origin.check(&header).map_err(protocol)?;
         let Some(expected) = self.next_expected(rank) else {
@@ -262,9 +226,7 @@ impl Board {
             .map_err(|_| protocol(format!("{} bytes do not fit this machine", header.length)))?;
         let mut payload = self.buffer(rank, length);
         payload.resize(length, 0);
-        stream
-            .read_exact(&mut payload)
-            .map_err(|error| CollectiveError::lost(rank, error))?;
+        stream.read_exact(&mut payload).map_err(|error| CollectiveError::lost(rank, error))?;
         let checksum = crc32c::crc32c(&payload);
         if checksum != header.checksum {
             return Err(protocol(format!(
@@ -287,10 +249,7 @@ impl Board {
             if let Some(expected) = state.links[rank].expected.front() {
                 return Some(*expected);
             }
-            state = self
-                .work
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -325,10 +284,7 @@ impl Board {
             if let Some(frame) = state.links[rank].outgoing.front() {
                 return Some(Arc::clone(frame));
             }
-            state = self
-                .work
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -351,9 +307,7 @@ impl State {
     fn check_ending(&self) -> Result<(), CollectiveError> {
         match &self.ending {
             None => Ok(()),
-            Some(Ending::Aborted(reason)) => Err(CollectiveError::Aborted {
-                reason: reason.clone(),
-            }),
+            Some(Ending::Aborted(reason)) => Err(CollectiveError::Aborted { reason: reason.clone() }),
             Some(Ending::Dropped) => unreachable!("a group is dropped by the thread that calls it"),
         }
     }

@@ -2,9 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{
-    IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs,
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -29,10 +27,8 @@ pub struct Listener {
 impl Listener {
     /// Binds the port; port 0 takes any free one.
     pub fn bind(address: impl ToSocketAddrs + std::fmt::Display) -> Result<Self, CollectiveError> {
-        let listen = |source: io::Error| CollectiveError::Listen {
-            address: address.to_string(),
-            source: Arc::new(source),
-        };
+        let listen =
+            |source: io::Error| CollectiveError::Listen { address: address.to_string(), source: Arc::new(source) };
         let socket = TcpListener::bind(&address).map_err(listen)?;
         let address = socket.local_addr().map_err(CollectiveError::setup)?;
         let shared = Arc::new(Shared::default());
@@ -43,13 +39,7 @@ impl Listener {
                 move || keep(&socket, &shared)
             })
             .map_err(CollectiveError::setup)?;
-        Ok(Self {
-            door: Arc::new(Door {
-                address,
-                shared,
-                keeper: Some(keeper),
-            }),
-        })
+        Ok(Self { door: Arc::new(Door { address, shared, keeper: Some(keeper) }) })
     }
 
     /// The bound address, with the port that was chosen.
@@ -69,11 +59,7 @@ pub(super) struct Door {
 impl Door {
     /// Lets the higher ranks of a group in; each is reported as [`Event::Linked`]. The group's identity keeps being
     /// checked until [`Door::close_group`], so that latecomers hear why they are refused.
-    pub(super) fn open_group(
-        &self,
-        membership: &Membership,
-        events: Sender<Event>,
-    ) -> Result<(), CollectiveError> {
+    pub(super) fn open_group(&self, membership: &Membership, events: Sender<Event>) -> Result<(), CollectiveError> {
         let mut state = self.shared.lock();
         if let Some(group) = &state.group {
             return Err(CollectiveError::Argument(format!(
@@ -174,18 +160,13 @@ fn keep(socket: &TcpListener, shared: &Arc<Shared>) {
             }
             state.handshakes.push_back((number, Arc::clone(&stream)));
         }
-        let spawned = thread::Builder::new()
-            .name("medley-handshake".to_owned())
-            .spawn({
-                let shared = Arc::clone(shared);
-                move || receive_visitor(&stream, address, number, &shared)
-            });
+        let spawned = thread::Builder::new().name("medley-handshake".to_owned()).spawn({
+            let shared = Arc::clone(shared);
+            move || receive_visitor(&stream, address, number, &shared)
+        });
         if let Err(error) = spawned {
             tracing::warn!(peer = %address, %error, "refused a connection: no thread for its handshake");
-            shared
-                .lock()
-                .handshakes
-                .retain(|(other, _)| *other != number);
+            shared.lock().handshakes.retain(|(other, _)| *other != number);
         }
     }
 }
@@ -203,23 +184,12 @@ fn receive_visitor(stream: &Arc<TcpStream>, address: SocketAddr, number: u64, sh
         let mut taken = group.taken.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::ptr_eq(group, current) && !std::mem::replace(&mut taken[rank], true)
     };
-    let outcome = handshake::accept(
-        stream,
-        membership,
-        Instant::now() + HANDSHAKE_DEADLINE,
-        admit,
-    );
-    shared
-        .lock()
-        .handshakes
-        .retain(|(other, _)| *other != number);
+    let outcome = handshake::accept(stream, membership, Instant::now() + HANDSHAKE_DEADLINE, admit);
+    shared.lock().handshakes.retain(|(other, _)| *other != number);
     match (outcome, &group) {
         (Ok(rank), Some(group)) => {
             // A formation that gave up meanwhile is not there to hear it; the connection then closes.
-            let _ = group.events.send(Event::Linked {
-                rank,
-                stream: Arc::clone(stream),
-            });
+            let _ = group.events.send(Event::Linked { rank, stream: Arc::clone(stream) });
         }
         (Err(error), _) => {
             if is_early(&error, membership) {
@@ -236,10 +206,7 @@ fn receive_visitor(stream: &Arc<TcpStream>, address: SocketAddr, number: u64, sh
 /// Whether a refused dialler is merely ahead of this worker, as happens at every start and recovery.
 fn is_early(error: &HandshakeError, own: Option<&Membership>) -> bool {
     match error {
-        HandshakeError::Refused {
-            refusal: Refusal::NotReady,
-            ..
-        } => own.is_none(),
+        HandshakeError::Refused { refusal: Refusal::NotReady, .. } => own.is_none(),
         _ => false,
     }
 }

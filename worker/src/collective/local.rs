@@ -33,11 +33,7 @@ impl Collective for LocalCollective {
 
     fn set_deadline(&mut self, _deadline: Duration) {}
 
-    fn all_to_all(
-        &mut self,
-        send: &[&[f32]],
-        receive: &mut [&mut [f32]],
-    ) -> Result<(), CollectiveError> {
+    fn all_to_all(&mut self, send: &[&[f32]], receive: &mut [&mut [f32]]) -> Result<(), CollectiveError> {
         let mine = send.first().copied().unwrap_or_default();
         check_parts("all_to_all", 1, mine, send.len(), receive, 0)?;
         self.abort.check()?;
@@ -45,11 +41,7 @@ impl Collective for LocalCollective {
         Ok(())
     }
 
-    fn all_gather(
-        &mut self,
-        mine: &[f32],
-        receive: &mut [&mut [f32]],
-    ) -> Result<(), CollectiveError> {
+    fn all_gather(&mut self, mine: &[f32], receive: &mut [&mut [f32]]) -> Result<(), CollectiveError> {
         check_parts("all_gather", 1, mine, 1, receive, 0)?;
         self.abort.check()?;
         receive[0].copy_from_slice(mine);
@@ -89,29 +81,16 @@ mod tests {
     fn operations_copy_and_an_abort_stops_them() {
         let mut group = LocalCollective::new(3, AbortHandle::new());
         let mut out = [0.0; 2];
-        group
-            .all_to_all(&[&[1.0, 2.0]], &mut [&mut out])
-            .expect("all_to_all");
+        group.all_to_all(&[&[1.0, 2.0]], &mut [&mut out]).expect("all_to_all");
         assert_eq!(out, [1.0, 2.0]);
-        group
-            .all_gather(&[3.0, 4.0], &mut [&mut out])
-            .expect("all_gather");
+        group.all_gather(&[3.0, 4.0], &mut [&mut out]).expect("all_gather");
         assert_eq!(out, [3.0, 4.0]);
         group.all_reduce_sum(&mut out).expect("all_reduce_sum");
         assert_eq!(out, [3.0, 4.0]);
-        assert!(matches!(
-            group.all_gather(&[1.0], &mut [&mut out]),
-            Err(CollectiveError::Argument(_))
-        ));
-        assert!(matches!(
-            group.all_to_all(&[], &mut []),
-            Err(CollectiveError::Argument(_))
-        ));
+        assert!(matches!(group.all_gather(&[1.0], &mut [&mut out]), Err(CollectiveError::Argument(_))));
+        assert!(matches!(group.all_to_all(&[], &mut []), Err(CollectiveError::Argument(_))));
         assert_eq!(group.take_traffic(), Traffic::default());
         group.abort_handle().abort("enough");
-        assert!(matches!(
-            group.barrier(),
-            Err(CollectiveError::Aborted { .. })
-        ));
+        assert!(matches!(group.barrier(), Err(CollectiveError::Aborted { .. })));
     }
 }

@@ -62,19 +62,11 @@ pub trait Collective: Send {
     /// Sends `send[r]` to rank r and receives rank r's part for this rank into `receive[r]`; both have one entry per
     /// rank, of any lengths, empty ones included. `receive[r]` must be as long as what rank r sends here. The own
     /// part is copied.
-    fn all_to_all(
-        &mut self,
-        send: &[&[f32]],
-        receive: &mut [&mut [f32]],
-    ) -> Result<(), CollectiveError>;
+    fn all_to_all(&mut self, send: &[&[f32]], receive: &mut [&mut [f32]]) -> Result<(), CollectiveError>;
 
     /// Receives every rank's `mine` into `receive[rank]`, own part included. The lengths may differ from rank to
     /// rank; `receive[r]` must be as long as rank r's `mine`.
-    fn all_gather(
-        &mut self,
-        mine: &[f32],
-        receive: &mut [&mut [f32]],
-    ) -> Result<(), CollectiveError>;
+    fn all_gather(&mut self, mine: &[f32], receive: &mut [&mut [f32]]) -> Result<(), CollectiveError>;
 
     /// Replaces `values`, of the same length on every rank, by the sum over all ranks. Each element is summed in f32
     /// in the order of the ranks, so that every rank ends with the same bits.
@@ -114,10 +106,8 @@ struct TrafficMeter {
 
 impl TrafficMeter {
     fn take(&mut self) -> Traffic {
-        let fresh = Traffic {
-            sent: self.total.sent - self.taken.sent,
-            received: self.total.received - self.taken.received,
-        };
+        let fresh =
+            Traffic { sent: self.total.sent - self.taken.sent, received: self.total.received - self.taken.received };
         self.taken = self.total;
         fresh
     }
@@ -128,18 +118,8 @@ impl TrafficMeter {
 /// # Panics
 /// If the lengths do not sum up to the buffer's length.
 pub fn parts<'a>(mut flat: &'a [f32], lengths: &[usize]) -> Vec<&'a [f32]> {
-    assert_eq!(
-        flat.len(),
-        lengths.iter().sum::<usize>(),
-        "lengths must cover the buffer"
-    );
-    lengths
-        .iter()
-        .map(|&length| {
-            flat.split_off(..length)
-                .expect("the lengths cover the buffer")
-        })
-        .collect()
+    assert_eq!(flat.len(), lengths.iter().sum::<usize>(), "lengths must cover the buffer");
+    lengths.iter().map(|&length| flat.split_off(..length).expect("the lengths cover the buffer")).collect()
 }
 
 /// Like [`parts`], for buffers to receive into.
@@ -147,18 +127,8 @@ pub fn parts<'a>(mut flat: &'a [f32], lengths: &[usize]) -> Vec<&'a [f32]> {
 /// # Panics
 /// If the lengths do not sum up to the buffer's length.
 pub fn parts_mut<'a>(mut flat: &'a mut [f32], lengths: &[usize]) -> Vec<&'a mut [f32]> {
-    assert_eq!(
-        flat.len(),
-        lengths.iter().sum::<usize>(),
-        "lengths must cover the buffer"
-    );
-    lengths
-        .iter()
-        .map(|&length| {
-            flat.split_off_mut(..length)
-                .expect("the lengths cover the buffer")
-        })
-        .collect()
+    assert_eq!(flat.len(), lengths.iter().sum::<usize>(), "lengths must cover the buffer");
+    lengths.iter().map(|&length| flat.split_off_mut(..length).expect("the lengths cover the buffer")).collect()
 }
 
 /// The slice of `length` elements for which `rank` answers: consecutive, in rank order, lengths differing by at most
@@ -202,17 +172,11 @@ mod tests {
     fn shards_cover_everything_in_order_and_evenly() {
         for length in [0, 1, 2, 7, 8, 9, 1000] {
             for world_size in [1, 2, 3, 5, 8] {
-                let shards: Vec<_> = (0..world_size)
-                    .map(|rank| shard(length, world_size, rank))
-                    .collect();
+                let shards: Vec<_> = (0..world_size).map(|rank| shard(length, world_size, rank)).collect();
                 assert_eq!(shards[0].start, 0);
                 assert_eq!(shards[world_size - 1].end, length);
                 assert!(shards.windows(2).all(|pair| pair[0].end == pair[1].start));
-                assert!(
-                    shards
-                        .iter()
-                        .all(|range| range.len() - length / world_size <= 1)
-                );
+                assert!(shards.iter().all(|range| range.len() - length / world_size <= 1));
             }
         }
     }

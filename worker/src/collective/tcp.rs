@@ -10,10 +10,7 @@ use super::formation::form;
 use super::frame::{self, Expected, HEADER_BYTES, Header, Kind, Origin};
 use super::link::Board;
 use super::listener::{Door, Listener};
-use super::{
-    AbortHandle, Collective, CollectiveError, Membership, Options, Traffic, TrafficMeter,
-    check_parts, shard,
-};
+use super::{AbortHandle, Collective, CollectiveError, Membership, Options, Traffic, TrafficMeter, check_parts, shard};
 
 /// How long a dropped group waits for its last frames to be taken by the others.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
@@ -64,10 +61,7 @@ impl TcpCollective {
         let door = Arc::clone(&listener.door);
         let links = form(&door, membership, options, &abort)?;
         let digest = Sha256::digest(membership.job.as_bytes());
-        let job = digest
-            .iter()
-            .take(8)
-            .fold(0, |number, &byte| (number << 8) | u64::from(byte));
+        let job = digest.iter().take(8).fold(0, |number, &byte| (number << 8) | u64::from(byte));
         let world_size = membership.addresses.len();
         let origins: Vec<Origin> = (0..world_size)
             .map(|rank| Origin {
@@ -114,11 +108,7 @@ impl TcpCollective {
             return Err(error.clone());
         }
         self.sequence += 1;
-        let call = Call {
-            operation,
-            sequence: self.sequence,
-            started: Instant::now(),
-        };
+        let call = Call { operation, sequence: self.sequence, started: Instant::now() };
         let done = self.board.check().and_then(|()| body(self, call));
         if let Err(error) = &done {
             self.broken = Some(error.clone());
@@ -135,23 +125,13 @@ impl TcpCollective {
     /// Announces a message of `floats` floats from `rank`.
     fn expect(&self, call: Call, kind: Kind, rank: usize, floats: usize) {
         let length = frame::payload_bytes(floats);
-        self.board.expect(
-            rank,
-            Expected {
-                kind,
-                sequence: call.sequence,
-                length,
-            },
-        );
+        self.board.expect(rank, Expected { kind, sequence: call.sequence, length });
     }
 
     /// Builds a frame, in a used buffer where one is free.
     fn frame(&mut self, call: Call, kind: Kind, payload: &[f32]) -> Arc<Vec<u8>> {
         let bytes = HEADER_BYTES + size_of_val(payload);
-        let free = self
-            .frames
-            .iter_mut()
-            .map(|frame| Arc::get_mut(frame).map(|free| free.capacity()));
+        let free = self.frames.iter_mut().map(|frame| Arc::get_mut(frame).map(|free| free.capacity()));
         let mut frame = match frame::best_fit(free, bytes) {
             Some(index) => self.frames.swap_remove(index),
             None => Arc::default(),
@@ -165,11 +145,7 @@ impl TcpCollective {
             length: 0,
             checksum: 0,
         };
-        frame::encode(
-            Arc::get_mut(&mut frame).expect("nobody else holds a free or new frame"),
-            header,
-            payload,
-        );
+        frame::encode(Arc::get_mut(&mut frame).expect("nobody else holds a free or new frame"), header, payload);
         self.frames.push(Arc::clone(&frame));
         frame
     }
@@ -180,15 +156,8 @@ impl TcpCollective {
     }
 
     /// Waits for the next message of `rank` and hands its payload to `take`.
-    fn receive(
-        &mut self,
-        call: Call,
-        rank: usize,
-        take: impl FnOnce(&[u8]),
-    ) -> Result<(), CollectiveError> {
-        let payload = self
-            .board
-            .receive(rank, call.operation, call.started, self.deadline)?;
+    fn receive(&mut self, call: Call, rank: usize, take: impl FnOnce(&[u8])) -> Result<(), CollectiveError> {
+        let payload = self.board.receive(rank, call.operation, call.started, self.deadline)?;
         self.traffic.total.received += (HEADER_BYTES + payload.len()) as u64;
         take(&payload);
         self.board.recycle(rank, payload);
@@ -196,11 +165,7 @@ impl TcpCollective {
     }
 
     /// Refuses messages that the others would refuse.
-    fn check_size(
-        &self,
-        operation: &str,
-        floats: impl IntoIterator<Item = usize>,
-    ) -> Result<(), CollectiveError> {
+    fn check_size(&self, operation: &str, floats: impl IntoIterator<Item = usize>) -> Result<(), CollectiveError> {
         let largest = frame::payload_bytes(floats.into_iter().max().unwrap_or(0));
         if largest > self.max_frame_bytes {
             return Err(CollectiveError::Argument(format!(
@@ -237,26 +202,10 @@ impl Collective for TcpCollective {
         self.deadline = deadline;
     }
 
-    fn all_to_all(
-        &mut self,
-        send: &[&[f32]],
-        receive: &mut [&mut [f32]],
-    ) -> Result<(), CollectiveError> {
+    fn all_to_all(&mut self, send: &[&[f32]], receive: &mut [&mut [f32]]) -> Result<(), CollectiveError> {
         let mine = send.get(self.rank).copied().unwrap_or_default();
-        check_parts(
-            "all_to_all",
-            self.world_size,
-            mine,
-            send.len(),
-            receive,
-            self.rank,
-        )?;
-        self.check_size(
-            "all_to_all",
-            send.iter()
-                .map(|part| part.len())
-                .chain(receive.iter().map(|part| part.len())),
-        )?;
+        check_parts("all_to_all", self.world_size, mine, send.len(), receive, self.rank)?;
+        self.check_size("all_to_all", send.iter().map(|part| part.len()).chain(receive.iter().map(|part| part.len())))?;
         self.call("all_to_all", |group, call| {
             for rank in group.others() {
                 group.expect(call, Kind::AllToAll, rank, receive[rank].len());
@@ -267,27 +216,14 @@ impl Collective for TcpCollective {
             }
             receive[group.rank].copy_from_slice(mine);
             for rank in group.others() {
-                group.receive(call, rank, |payload| {
-                    frame::copy_floats(payload, receive[rank])
-                })?;
+                group.receive(call, rank, |payload| frame::copy_floats(payload, receive[rank]))?;
             }
             Ok(())
         })
     }
 
-    fn all_gather(
-        &mut self,
-        mine: &[f32],
-        receive: &mut [&mut [f32]],
-    ) -> Result<(), CollectiveError> {
-        check_parts(
-            "all_gather",
-            self.world_size,
-            mine,
-            self.world_size,
-            receive,
-            self.rank,
-        )?;
+    fn all_gather(&mut self, mine: &[f32], receive: &mut [&mut [f32]]) -> Result<(), CollectiveError> {
+        check_parts("all_gather", self.world_size, mine, self.world_size, receive, self.rank)?;
         self.check_size("all_gather", receive.iter().map(|part| part.len()))?;
         self.call("all_gather", |group, call| {
             for rank in group.others() {
@@ -301,9 +237,7 @@ impl Collective for TcpCollective {
             }
             receive[group.rank].copy_from_slice(mine);
             for rank in group.others() {
-                group.receive(call, rank, |payload| {
-                    frame::copy_floats(payload, receive[rank])
-                })?;
+                group.receive(call, rank, |payload| frame::copy_floats(payload, receive[rank]))?;
             }
             Ok(())
         })
@@ -333,9 +267,7 @@ impl Collective for TcpCollective {
             for rank in 0..world_size {
                 if rank == group.rank {
                     if rank > 0 {
-                        sum.iter_mut()
-                            .zip(&addends)
-                            .for_each(|(sum, addend)| *sum += addend);
+                        sum.iter_mut().zip(&addends).for_each(|(sum, addend)| *sum += addend);
                     }
                 } else if rank == 0 {
                     group.receive(call, rank, |payload| frame::copy_floats(payload, sum))?;
@@ -349,9 +281,7 @@ impl Collective for TcpCollective {
                 group.send(rank, Arc::clone(&frame));
             }
             for rank in group.others() {
-                group.receive(call, rank, |payload| {
-                    frame::copy_floats(payload, &mut values[slice_of(rank)])
-                })?;
+                group.receive(call, rank, |payload| frame::copy_floats(payload, &mut values[slice_of(rank)]))?;
             }
             Ok(())
         })
@@ -366,9 +296,7 @@ impl Collective for TcpCollective {
             for rank in group.others() {
                 group.send(rank, Arc::clone(&frame));
             }
-            group
-                .others()
-                .try_for_each(|rank| group.receive(call, rank, |_| ()))
+            group.others().try_for_each(|rank| group.receive(call, rank, |_| ()))
         })
     }
 

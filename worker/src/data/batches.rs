@@ -41,9 +41,7 @@ impl Batch {
 
     /// The item index of every row, in row order.
     pub fn targets(&self) -> impl Iterator<Item = i64> + '_ {
-        self.buckets
-            .iter()
-            .flat_map(|bucket| bucket.targets.iter().copied())
+        self.buckets.iter().flat_map(|bucket| bucket.targets.iter().copied())
     }
 }
 
@@ -77,10 +75,7 @@ const LENGTH_CLASSES: usize = 128;
 pub(super) fn assemble(samples: &[Sample], bucketing: Bucketing) -> (Batch, Vec<usize>) {
     let mut order: Vec<usize> = (0..samples.len()).collect();
     order.sort_by_key(|&index| samples[index].tokens.len());
-    let lengths: Vec<usize> = order
-        .iter()
-        .map(|&index| samples[index].tokens.len())
-        .collect();
+    let lengths: Vec<usize> = order.iter().map(|&index| samples[index].tokens.len()).collect();
     let ends = match bucketing {
         Bucketing::ByLength => cut(&lengths),
         Bucketing::Single => vec![lengths.len()],
@@ -91,18 +86,12 @@ pub(super) fn assemble(samples: &[Sample], bucketing: Bucketing) -> (Batch, Vec<
         buckets.push(fill(samples, &order[start..end]));
         start = end;
     }
-    let rows = buckets
-        .iter()
-        .map(|bucket: &Bucket| bucket.targets.len())
-        .sum();
+    let rows = buckets.iter().map(|bucket: &Bucket| bucket.targets.len()).sum();
     (Batch { buckets, rows }, order)
 }
 
 fn fill(samples: &[Sample], chosen: &[usize]) -> Bucket {
-    let lengths: Vec<usize> = chosen
-        .iter()
-        .map(|&index| samples[index].tokens.len())
-        .collect();
+    let lengths: Vec<usize> = chosen.iter().map(|&index| samples[index].tokens.len()).collect();
     let length = lengths.iter().copied().max().unwrap_or(0);
     let mut tokens = Vec::with_capacity(chosen.len() * length);
     let mut row_positions = Vec::new();
@@ -116,14 +105,7 @@ fn fill(samples: &[Sample], chosen: &[usize]) -> Bucket {
             targets.push(target);
         }
     }
-    Bucket {
-        sequences: chosen.len(),
-        length,
-        tokens,
-        lengths,
-        row_positions,
-        targets,
-    }
+    Bucket { sequences: chosen.len(), length, tokens, lengths, row_positions, targets }
 }
 
 /// Where buckets end in ascending lengths, so that padded tokens plus [`BUCKET_COST`] a bucket are fewest.
@@ -150,9 +132,7 @@ fn cut(lengths: &[usize]) -> Vec<usize> {
             }
         }
     }
-    let mut k = (0..=MOST_BUCKETS)
-        .min_by_key(|&k| cost[k][c_most])
-        .unwrap_or(0);
+    let mut k = (0..=MOST_BUCKETS).min_by_key(|&k| cost[k][c_most]).unwrap_or(0);
     let mut c = c_most;
     let mut ends = Vec::with_capacity(k);
     while k > 0 {
@@ -166,10 +146,7 @@ fn cut(lengths: &[usize]) -> Vec<usize> {
 
 /// Places in ascending lengths at which a bucket may end, 0 among them.
 fn class_ends(lengths: &[usize]) -> Vec<usize> {
-    let quantum = lengths
-        .last()
-        .map_or(1, |longest| longest.div_ceil(LENGTH_CLASSES))
-        .max(1);
+    let quantum = lengths.last().map_or(1, |longest| longest.div_ceil(LENGTH_CLASSES)).max(1);
     let class = |place: usize| lengths[place].div_ceil(quantum);
     let mut ends = vec![0];
     ends.extend((1..lengths.len()).filter(|&place| class(place) != class(place - 1)));
@@ -185,10 +162,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn sample(length: usize) -> Sample {
-        Sample {
-            tokens: (1..=length as i64).collect(),
-            rows: vec![(length - 1, length as i64)],
-        }
+        Sample { tokens: (1..=length as i64).collect(), rows: vec![(length - 1, length as i64)] }
     }
 
     #[test]
@@ -204,9 +178,7 @@ mod tests {
     fn few_short_sequences_are_not_worth_a_bucket_but_many_are() {
         let few = [sample(3), sample(9), sample(12)];
         assert_eq!(assemble(&few, Bucketing::ByLength).0.buckets.len(), 1);
-        let many: Vec<Sample> = (0..256)
-            .map(|n| sample(if n < 200 { 5 } else { 200 }))
-            .collect();
+        let many: Vec<Sample> = (0..256).map(|n| sample(if n < 200 { 5 } else { 200 })).collect();
         let (batch, _) = assemble(&many, Bucketing::ByLength);
         assert_eq!(batch.padded_tokens(), 200 * 5 + 56 * 200);
     }

@@ -100,18 +100,9 @@ fn stats(arguments: &StatsArguments) -> Result<String, DataError> {
     let dataset = Dataset::load(&arguments.config())?;
     let statistics = DatasetStatistics::of(&dataset).rounded();
     if arguments.json {
-        return json(&StatsResult {
-            file: &arguments.file,
-            statistics,
-            report: dataset.report,
-            hash: &dataset.hash,
-        });
+        return json(&StatsResult { file: &arguments.file, statistics, report: dataset.report, hash: &dataset.hash });
     }
-    Ok(format!(
-        "{}\n{statistics}{}",
-        arguments.file.display(),
-        left_out(&dataset.report)
-    ))
+    Ok(format!("{}\n{statistics}{}", arguments.file.display(), left_out(&dataset.report)))
 }
 
 /// What the filters took, where they took anything.
@@ -119,10 +110,7 @@ fn left_out(report: &LoadReport) -> String {
     [
         (report.interactions_rated_lower, "interactions rated lower"),
         (report.users_below_k_core, "users below the k-core"),
-        (
-            report.users_below_min_length,
-            "users below the minimum length",
-        ),
+        (report.users_below_min_length, "users below the minimum length"),
         (report.items_removed, "items"),
     ]
     .iter()
@@ -147,9 +135,7 @@ fn make(arguments: &GenerateArguments) -> Result<String, DataError> {
 }
 
 fn json(value: &impl Serialize) -> Result<String, DataError> {
-    serde_json::to_string(value)
-        .map(|text| text + "\n")
-        .map_err(|error| DataError::Output(error.into()))
+    serde_json::to_string(value).map(|text| text + "\n").map_err(|error| DataError::Output(error.into()))
 }
 
 impl StatsArguments {
@@ -219,27 +205,20 @@ mod tests {
         let text = run(&["stats", file, "--min-length", "20"]);
         assert!(text.contains("\nlen avg "), "{text}");
         assert!(text.contains("users below the minimum length"), "{text}");
-        let widths: std::collections::HashSet<usize> =
-            text.lines().skip(1).take(8).map(str::len).collect();
+        let widths: std::collections::HashSet<usize> = text.lines().skip(1).take(8).map(str::len).collect();
         assert_eq!(widths.len(), 1, "aligned: {text}");
     }
 
     #[test]
     fn defaults_are_those_of_a_configuration() {
-        let Ok(Program {
-            command: DataCommand::Stats(arguments),
-        }) = Program::try_parse_from(["data", "stats", "f"])
+        let Ok(Program { command: DataCommand::Stats(arguments) }) = Program::try_parse_from(["data", "stats", "f"])
         else {
             panic!("stats takes a file");
         };
-        let expected = DataConfig {
-            path: "f".into(),
-            ..DataConfig::default()
-        };
+        let expected = DataConfig { path: "f".into(), ..DataConfig::default() };
         assert_eq!(arguments.config(), expected);
-        let Ok(Program {
-            command: DataCommand::Generate(arguments),
-        }) = Program::try_parse_from(["data", "generate", "f"])
+        let Ok(Program { command: DataCommand::Generate(arguments) }) =
+            Program::try_parse_from(["data", "generate", "f"])
         else {
             panic!("generate takes a file");
         };
@@ -250,10 +229,7 @@ mod tests {
     fn bad_arguments_say_what_would_do() {
         let error = |arguments: &[&str]| {
             let all = ["data", "stats", "f"].iter().chain(arguments);
-            Program::try_parse_from(all)
-                .map(|_| ())
-                .unwrap_err()
-                .to_string()
+            Program::try_parse_from(all).map(|_| ()).unwrap_err().to_string()
         };
         assert!(error(&["--format", "xml"]).contains("use auto, user-item"));
         assert!(error(&["--min-length", "2"]).contains("use 3 or more"));

@@ -77,18 +77,10 @@ impl Dataset {
         let min_length = config.min_length.max(MIN_LENGTH);
         let removed = filters::apply(&mut data, config.k_core, min_length);
         if data.sequences.is_empty() {
-            return Err(DataError::NothingLeft {
-                path: path.into(),
-                users,
-                k_core: config.k_core,
-                min_length,
-            });
+            return Err(DataError::NothingLeft { path: path.into(), users, k_core: config.k_core, min_length });
         }
         if let [item] = data.item_names.as_slice() {
-            return Err(DataError::OneItem {
-                path: path.into(),
-                item: item.clone(),
-            });
+            return Err(DataError::OneItem { path: path.into(), item: item.clone() });
         }
         let report = LoadReport {
             format,

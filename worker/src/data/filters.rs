@@ -118,14 +118,7 @@ mod tests {
         let removed = apply(&mut data, 0, 3);
         assert_eq!(data.item_names, ["i0", "i1", "i3"]);
         assert_eq!(data.sequences, [vec![1, 0, 1], vec![1, 2, 1]]);
-        assert_eq!(
-            removed,
-            Removed {
-                users_by_k_core: 0,
-                users_by_length: 1,
-                items: 1
-            }
-        );
+        assert_eq!(removed, Removed { users_by_k_core: 0, users_by_length: 1, items: 1 });
     }
 
     #[test]

@@ -16,12 +16,7 @@ pub struct EvaluationBatch {
 
 /// The input tokens that ask for the item after a history: its last `max_length` items (causal), or its last
 /// `max_length` − 1 and the mask (bidirectional). The answer is read at the last position.
-pub fn input_tokens(
-    history: &[u32],
-    items: usize,
-    kind: NetworkKind,
-    max_length: usize,
-) -> Vec<i64> {
+pub fn input_tokens(history: &[u32], items: usize, kind: NetworkKind, max_length: usize) -> Vec<i64> {
     let (room, end) = match kind {
         NetworkKind::Bidirectional => (max_length.saturating_sub(1), Some(mask_token(items))),
         NetworkKind::Causal => (max_length, None),
@@ -47,17 +42,11 @@ pub fn evaluation_batch(
             let history = dataset.history(user, split);
             let tokens = input_tokens(history, dataset.items, kind, max_length);
             let target = i64::from(dataset.target(user, split));
-            Sample {
-                rows: vec![(tokens.len() - 1, target)],
-                tokens,
-            }
+            Sample { rows: vec![(tokens.len() - 1, target)], tokens }
         })
         .collect();
     let (batch, order) = batches::assemble(&samples, Bucketing::ByLength);
-    EvaluationBatch {
-        batch,
-        users: order.into_iter().map(|place| first + place).collect(),
-    }
+    EvaluationBatch { batch, users: order.into_iter().map(|place| first + place).collect() }
 }
 
 #[cfg(test)]
@@ -70,11 +59,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("data.txt");
         std::fs::write(&path, "a 0 1 2 3 4\nb 4 2 0\nc 1 0 1 2\n").unwrap();
-        Dataset::load(&DataConfig {
-            path,
-            ..DataConfig::default()
-        })
-        .unwrap()
+        Dataset::load(&DataConfig { path, ..DataConfig::default() }).unwrap()
     }
 
     #[test]
@@ -101,17 +86,11 @@ mod tests {
                 for (&user, target) in evaluation.users.iter().zip(evaluation.batch.targets()) {
                     let sequence = &dataset.sequences[user];
                     assert_eq!(target, i64::from(sequence[sequence.len() - held_out]));
-                    assert_eq!(
-                        dataset.history(user, split).len(),
-                        sequence.len() - held_out
-                    );
+                    assert_eq!(dataset.history(user, split).len(), sequence.len() - held_out);
                 }
                 for bucket in &evaluation.batch.buckets {
                     for (place, &length) in bucket.lengths.iter().enumerate() {
-                        assert_eq!(
-                            bucket.row_positions[place] as usize,
-                            place * bucket.length + length - 1
-                        );
+                        assert_eq!(bucket.row_positions[place] as usize, place * bucket.length + length - 1);
                     }
                 }
             }

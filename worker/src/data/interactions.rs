@@ -115,21 +115,11 @@ struct Names {
 
 impl Names {
     fn new(what: &'static str) -> Self {
-        Self {
-            what,
-            names: Vec::new(),
-            indices: HashMap::new(),
-            last: 0,
-            most: MOST_NAMES,
-        }
+        Self { what, names: Vec::new(), indices: HashMap::new(), last: 0, most: MOST_NAMES }
     }
 
     fn index(&mut self, name: &str, line: u64, path: &Path) -> Result<u32, DataError> {
-        if self
-            .names
-            .get(self.last as usize)
-            .is_some_and(|last| last == name)
-        {
+        if self.names.get(self.last as usize).is_some_and(|last| last == name) {
             return Ok(self.last);
         }
         self.last = match self.indices.get(name) {
@@ -141,21 +131,12 @@ impl Names {
 
     fn add(&mut self, name: &str, line: u64, path: &Path) -> Result<u32, DataError> {
         if name.is_empty() {
-            return Err(DataError::EmptyId {
-                path: path.to_owned(),
-                line,
-                what: self.what,
-            });
+            return Err(DataError::EmptyId { path: path.to_owned(), line, what: self.what });
         }
         let index = u32::try_from(self.names.len())
             .ok()
             .filter(|&index| index < self.most)
-            .ok_or_else(|| DataError::TooMany {
-                path: path.to_owned(),
-                line,
-                what: self.what,
-                limit: self.most,
-            })?;
+            .ok_or_else(|| DataError::TooMany { path: path.to_owned(), line, what: self.what, limit: self.most })?;
         self.names.push(name.to_owned());
         self.indices.insert(name.to_owned(), index);
         Ok(index)
@@ -168,30 +149,16 @@ mod tests {
     use super::*;
 
     fn record<'a>(line: u64, user: &'a str, item: &'a str, timestamp: Option<f64>) -> Record<'a> {
-        Record {
-            line,
-            user,
-            item,
-            timestamp,
-            rating: None,
-        }
+        Record { line, user, item, timestamp, rating: None }
     }
 
     #[test]
     fn times_sort_within_a_user_and_ties_keep_the_order_of_the_file() {
         let mut interactions = Interactions::new(Path::new("f"), None);
-        for (line, (user, item, time)) in [
-            ("b", "x", 5.0),
-            ("a", "y", 9.0),
-            ("b", "z", -1.0),
-            ("b", "y", 5.0),
-        ]
-        .into_iter()
-        .enumerate()
+        for (line, (user, item, time)) in
+            [("b", "x", 5.0), ("a", "y", 9.0), ("b", "z", -1.0), ("b", "y", 5.0)].into_iter().enumerate()
         {
-            interactions
-                .push(&record(line as u64 + 1, user, item, Some(time)))
-                .unwrap();
+            interactions.push(&record(line as u64 + 1, user, item, Some(time))).unwrap();
         }
         let grouped = interactions.group();
         assert_eq!(grouped.user_names, ["b", "a"]);
@@ -208,9 +175,6 @@ mod tests {
         assert_eq!(names.index("b", 2, Path::new("f")).unwrap(), 1);
         assert_eq!(names.index("a", 3, Path::new("f")).unwrap(), 0);
         let error = names.index("c", 4, Path::new("f")).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "f:4: id overflow: more than 2 distinct items; split the file or remove rare ones"
-        );
+        assert_eq!(error, "f:4: id overflow: more than 2 distinct items; split the file or remove rare ones");
     }
 }

@@ -8,10 +8,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 fn shared() -> Option<PathBuf> {
-    let directory = std::env::var_os("MEDLEY_SHARED").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared")),
-        PathBuf::from,
-    );
+    let directory = std::env::var_os("MEDLEY_SHARED")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared")), PathBuf::from);
     if directory.join("data").is_dir() {
         return Some(directory);
     }
@@ -20,11 +18,7 @@ fn shared() -> Option<PathBuf> {
 }
 
 fn config(file: &str) -> Option<DataConfig> {
-    Some(DataConfig {
-        path: shared()?.join("data").join(file),
-        train_on_validation: true,
-        ..DataConfig::default()
-    })
+    Some(DataConfig { path: shared()?.join("data").join(file), train_on_validation: true, ..DataConfig::default() })
 }
 
 /// Name in the table of printed values, file, and windows of at most 200 items with half of them overlapping.
@@ -41,11 +35,7 @@ fn statistics_equal_the_printed_ones() {
     let Some(shared) = shared() else { return };
     let table = std::fs::read_to_string(shared.join("paper/datasets.csv")).unwrap();
     let mut compared = 0;
-    for (name, file) in DATASETS
-        .map(|(name, file, _)| (name, file))
-        .into_iter()
-        .chain([("Beauty", "beauty.seq.txt")])
-    {
+    for (name, file) in DATASETS.map(|(name, file, _)| (name, file)).into_iter().chain([("Beauty", "beauty.seq.txt")]) {
         let dataset = Dataset::load(&config(file).unwrap()).unwrap();
         let is = DatasetStatistics::of(&dataset).rounded();
         for line in table.lines().skip(1) {
@@ -99,9 +89,6 @@ fn a_million_lines_load_in_seconds() {
     let begin = Instant::now();
     let dataset = Dataset::load(&data).unwrap();
     let took = begin.elapsed();
-    println!(
-        "ml-1m.txt: {} interactions in {took:?}",
-        dataset.interactions()
-    );
+    println!("ml-1m.txt: {} interactions in {took:?}", dataset.interactions());
     assert!(took < Duration::from_secs(10), "{took:?}");
 }

@@ -103,14 +103,8 @@ mod tests {
             shuffle_first(&mut values, 2, &mut rng);
             places[values[1]] += 1;
         }
-        assert!(
-            counts.iter().all(|n| n.abs_diff(10_000) < 500),
-            "{counts:?}"
-        );
-        assert!(
-            places.iter().all(|n| n.abs_diff(14_000) < 600),
-            "{places:?}"
-        );
+        assert!(counts.iter().all(|n| n.abs_diff(10_000) < 500), "{counts:?}");
+        assert!(places.iter().all(|n| n.abs_diff(14_000) < 600), "{places:?}");
         let mean = (0..10_000).map(|_| unit(&mut rng)).sum::<f64>() / 10_000.0;
         assert!((mean - 0.5).abs() < 0.02, "{mean}");
     }

@@ -31,11 +31,7 @@ impl DatasetStatistics {
         let lengths: Vec<usize> = dataset.sequences.iter().map(|s| s.len() - 2).collect();
         let users = lengths.len();
         let mean = lengths.iter().sum::<usize>() as f64 / users as f64;
-        let variance = lengths
-            .iter()
-            .map(|&length| (length as f64 - mean).powi(2))
-            .sum::<f64>()
-            / users as f64;
+        let variance = lengths.iter().map(|&length| (length as f64 - mean).powi(2)).sum::<f64>() / users as f64;
         let interactions = dataset.interactions();
         Self {
             users,
@@ -88,10 +84,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("data.txt");
         std::fs::write(&path, "a 1 2 3\nb 1 2 3 4 1 2\n").unwrap();
-        let config = DataConfig {
-            path,
-            ..DataConfig::default()
-        };
+        let config = DataConfig { path, ..DataConfig::default() };
         let is = DatasetStatistics::of(&Dataset::load(&config).unwrap());
         let expected = DatasetStatistics {
             users: 2,

@@ -18,7 +18,11 @@ pub fn gradients(pass: &mut Pass<'_>, hidden: &[Tensor]) -> Result<Gradients, Co
 
 /// Chunk by chunk: probabilities to everybody, then the hosted peers' losses. Returns the gradient of their
 /// transformed rows, `[own, R, d]`.
-fn gather(pass: &mut Pass<'_>, transformed: &Tensor, truncated: &[bool]) -> Result<(Tensor, LossSums), CollectiveError> {
+fn gather(
+    pass: &mut Pass<'_>,
+    transformed: &Tensor,
+    truncated: &[bool],
+) -> Result<(Tensor, LossSums), CollectiveError> {
     let _guard = tch::no_grad_guard();
     let placement = pass.exchange.placement.clone();
     let (rows, peers, catalogue) = (pass.rows.targets.len(), placement.peers(), pass.output.catalogue());
@@ -37,7 +41,13 @@ fn gather(pass: &mut Pass<'_>, transformed: &Tensor, truncated: &[bool]) -> Resu
         pass.timed_loss(|_| loss::softmax_rows(&mut mine, catalogue));
         let everyone = pass.all_gather_by_peer(&mine, range.len() * catalogue)?;
         pass.timed_loss(|pass| {
-            let chunk = Chunk { targets: &pass.rows.targets[range.clone()], truncated: &truncated[range.clone()], scale, peers, catalogue };
+            let chunk = Chunk {
+                targets: &pass.rows.targets[range.clone()],
+                truncated: &truncated[range.clone()],
+                scale,
+                peers,
+                catalogue,
+            };
             loss::own_losses_and_gradients(&pass.rows.loss, &chunk, &own, &mut logits, &everyone, &mut sums);
             let shape = [(own.len() * range.len()) as i64, catalogue as i64];
             let logits = floats::to_tensor(&logits, &shape, transformed.device());

@@ -109,7 +109,13 @@ fn losses(pass: &mut Pass<'_>, transformed: &Tensor, shard: &Range<usize>, trunc
         let rows = chunk_rows(transformed, start, length);
         let mut logits = pass.output.logits(&rows);
         on_slice(&mut logits, |logits| {
-            let chunk = Chunk { targets: &pass.rows.targets[range.clone()], truncated: &truncated[range.clone()], scale, peers, catalogue };
+            let chunk = Chunk {
+                targets: &pass.rows.targets[range.clone()],
+                truncated: &truncated[range.clone()],
+                scale,
+                peers,
+                catalogue,
+            };
             loss::losses_and_gradients(&pass.rows.loss, &chunk, logits, &mut sums);
         });
         let back = pass.output.backward(&rows, &logits);

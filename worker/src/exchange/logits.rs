@@ -47,7 +47,11 @@ pub fn slice_of_rows(transformed: &Tensor, range: Range<usize>) -> Tensor {
 
 /// In every round each worker sends the logits of a few rows of every shard to the shard's owner, and gets their
 /// gradients back. Returns the gradient of the hosted peers' transformed rows, `[own, R, d]`.
-fn rounds(pass: &mut Pass<'_>, transformed: &Tensor, truncated: &[bool]) -> Result<(Tensor, LossSums), CollectiveError> {
+fn rounds(
+    pass: &mut Pass<'_>,
+    transformed: &Tensor,
+    truncated: &[bool],
+) -> Result<(Tensor, LossSums), CollectiveError> {
     let _guard = tch::no_grad_guard();
     let placement = pass.exchange.placement.clone();
     let (rows, peers, catalogue) = (pass.rows.targets.len(), placement.peers(), pass.output.catalogue());
@@ -76,7 +80,13 @@ fn rounds(pass: &mut Pass<'_>, transformed: &Tensor, truncated: &[bool]) -> Resu
         pass.all_to_all(&send, &mut received)?;
         let back = pass.timed_loss(|pass| {
             let mut logits = placement.by_peer(&received, mine.len() * catalogue);
-            let chunk = Chunk { targets: &pass.rows.targets[mine.clone()], truncated: &truncated[mine.clone()], scale, peers, catalogue };
+            let chunk = Chunk {
+                targets: &pass.rows.targets[mine.clone()],
+                truncated: &truncated[mine.clone()],
+                scale,
+                peers,
+                catalogue,
+            };
             loss::losses_and_gradients(&pass.rows.loss, &chunk, &mut logits, &mut sums);
             placement.by_rank(&logits, mine.len() * catalogue)
         });

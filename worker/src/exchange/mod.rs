@@ -94,7 +94,12 @@ impl Exchange {
     ///
     /// # Errors
     /// Those of the collective; the step has then not happened.
-    pub fn gradients(&mut self, shared: &Shared, hidden: &[Tensor], rows: Rows<'_>) -> Result<Gradients, CollectiveError> {
+    pub fn gradients(
+        &mut self,
+        shared: &Shared,
+        hidden: &[Tensor],
+        rows: Rows<'_>,
+    ) -> Result<Gradients, CollectiveError> {
         let output = OutputLayer::new(shared, self.chunk_rows, self.placement.peers());
         let mut pass = Pass { exchange: self, shared, rows, output, clock: Clock::default() };
         match pass.exchange.mode {

@@ -98,7 +98,13 @@ pub fn softmax(logits: &mut [f32]) {
 
 /// Losses and gradients of all peers on a row: `logits[j]` becomes `scale` times the gradient of peer j's logits.
 #[inline(always)]
-pub fn all_peers(spec: &LossSpec, row: RowInput, logits: &mut [&mut [f32]], scratch: &mut Scratch, sums: &mut [PeerSums]) {
+pub fn all_peers(
+    spec: &LossSpec,
+    row: RowInput,
+    logits: &mut [&mut [f32]],
+    scratch: &mut Scratch,
+    sums: &mut [PeerSums],
+) {
     let catalogue = logits[0].len();
     for (peer, z) in logits.iter().enumerate() {
         let p = &mut scratch.probabilities[peer * catalogue..(peer + 1) * catalogue];
@@ -135,6 +141,9 @@ pub fn own_peers(
     let catalogue = logits[0].len();
     for (peer, p) in everyone.iter().enumerate() {
         scratch.probabilities[peer * catalogue..(peer + 1) * catalogue].copy_from_slice(p);
+        let index = largest(p);
+        let rest = sum(&p[..index], |p| p) + sum(&p[index + 1..], |p| p);
+        scratch.peaks[peer] = Peak { index, rest, ..Peak::default() };
     }
     for (peer, z) in own.iter().zip(logits.iter()) {
         let p = &mut scratch.probabilities[peer * catalogue..(peer + 1) * catalogue];
@@ -162,6 +171,8 @@ struct Hearing {
     hard: f32,
     /// Weight of the peers' terms: `(1-α)·m`.
     soft: f32,
+    /// m.
+    kept: f64,
     positive: bool,
     negative: bool,
     gamma: f64,
@@ -173,7 +184,7 @@ impl Hearing {
     #[inline(always)]
     fn prepare(spec: &LossSpec, row: RowInput, scratch: &mut Scratch, peers: usize) -> Self {
         let mut hearing =
-            Self { peers, hard: 1.0, soft: 0.0, positive: false, negative: false, gamma: 1.0, least: None };
+            Self { peers, hard: 1.0, soft: 0.0, kept: 1.0, positive: false, negative: false, gamma: 1.0, least: None };
         if peers == 1 {
             return hearing;
         }
@@ -185,10 +196,19 @@ impl Hearing {
                 hearing.soft = alpha.map_or(1.0, |alpha| 1.0 - alpha) as f32;
                 add_up(&scratch.probabilities, &mut scratch.taught);
             }
-            LossSpec::Exclusivity { alpha, gamma, teacher, positive_term, negative_term, truncate_ce, zero_pow_zero } => {
+            LossSpec::Exclusivity {
+                alpha,
+                gamma,
+                teacher,
+                positive_term,
+                negative_term,
+                truncate_ce,
+                zero_pow_zero,
+            } => {
                 let truncated = row.truncated && !(zero_pow_zero && gamma == 0.0);
                 hearing.hard = if row.truncated && truncate_ce { 0.0 } else { alpha as f32 };
                 hearing.soft = if truncated { 0.0 } else { (1.0 - alpha) as f32 };
+                hearing.kept = if truncated { 0.0 } else { 1.0 };
                 hearing.positive = positive_term;
                 hearing.negative = negative_term;
                 hearing.gamma = gamma;
@@ -196,7 +216,8 @@ impl Hearing {
                     raise(&scratch.probabilities, &mut scratch.powers, gamma as f32);
                 }
                 match teacher {
-                    Teacher::Mean => add_up(scratch.beliefs(gamma), &mut scratch.taught),
+                    Teacher::Mean if gamma == 1.0 => add_up(&scratch.probabilities, &mut scratch.taught),
+                    Teacher::Mean => add_up(&scratch.powers, &mut scratch.taught),
                     Teacher::MinimumGroup => {
                         let at_target = |peer: usize| scratch.probabilities[peer * catalogue + row.target];
                         hearing.least = Some(two_least(peers, at_target));
@@ -300,9 +321,8 @@ fn mutual_gradient(z: &mut [f32], row: RowInput, peer: usize, scratch: &Scratch,
     }
     let peak = &scratch.peaks[peer];
     // Where p is near 1 for everybody, what it differs by is what everybody's rest differs by.
-    let theirs = hearing.mean(peer, |c| {
-        one_minus(scratch.probabilities[c * catalogue + peak.index], peak.index, &scratch.peaks[c])
-    });
+    let theirs = hearing
+        .mean(peer, |c| one_minus(scratch.probabilities[c * catalogue + peak.index], peak.index, &scratch.peaks[c]));
     z[peak.index] = hard * p[peak.index] + soft * (theirs - peak.rest) as f32;
     let at_target = if row.target == peak.index {
         soft * (theirs - peak.rest) as f32
@@ -314,7 +334,14 @@ fn mutual_gradient(z: &mut [f32], row: RowInput, peer: usize, scratch: &Scratch,
 
 /// Mutual exclusivity distillation; the module's documentation has the equations.
 #[inline(always)]
-fn exclusivity(z: &mut [f32], row: RowInput, peer: usize, scratch: &mut Scratch, hearing: &Hearing, sums: &mut PeerSums) {
+fn exclusivity(
+    z: &mut [f32],
+    row: RowInput,
+    peer: usize,
+    scratch: &mut Scratch,
+    hearing: &Hearing,
+    sums: &mut PeerSums,
+) {
     let (catalogue, target) = (z.len(), row.target);
     let peak = scratch.peaks[peer];
     let largest = peak.index;
@@ -338,9 +365,8 @@ fn exclusivity(z: &mut [f32], row: RowInput, peer: usize, scratch: &mut Scratch,
     scratch.probabilities[mine.start + largest] = p_largest;
     scratch.probabilities[mine.start + target] = p_target;
 
-    let filtered = if hearing.soft == 0.0 { 0.0 } else { 1.0 };
-    sums.positive = filtered * unlikelihood * sums.cross_entropy;
-    sums.negative = filtered * (heard + heard_at_largest * peak.minus_log_rest);
+    sums.positive = hearing.kept * unlikelihood * sums.cross_entropy;
+    sums.negative = hearing.kept * (heard + heard_at_largest * peak.minus_log_rest);
     let soft = f64::from(hearing.soft);
     let (keep_positive, keep_negative) = (f64::from(u8::from(hearing.positive)), f64::from(u8::from(hearing.negative)));
     sums.total = f64::from(hearing.hard) * sums.cross_entropy

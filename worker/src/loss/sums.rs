@@ -45,8 +45,7 @@ impl LossSums {
     pub fn from_numbers(numbers: &[f64], peers: usize) -> Self {
         let mut result = Self::new(peers);
         for (sums, n) in result.peers.iter_mut().zip(numbers.chunks_exact(5)) {
-            *sums =
-                PeerSums { total: n[0], cross_entropy: n[1], positive: n[2], negative: n[3], divergence: n[4] };
+            *sums = PeerSums { total: n[0], cross_entropy: n[1], positive: n[2], negative: n[3], divergence: n[4] };
         }
         result
     }

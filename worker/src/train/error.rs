@@ -31,9 +31,7 @@ pub enum TrainError {
     #[error("{0}")]
     Input(String),
     /// Training diverged.
-    #[error(
-        "the loss is not a finite number at step {step}; lower optimizer.learning_rate or set optimizer.clip_norm"
-    )]
+    #[error("the loss is not a finite number at step {step}; lower optimizer.learning_rate or set optimizer.clip_norm")]
     NotFinite {
         /// The step, from 1.
         step: u64,

@@ -126,7 +126,8 @@ mod tests {
     #[test]
     fn cleared_moments_are_fresh_ones() {
         let config = OptimizerConfig::default();
-        let parameters = Parameters::draw(vec![Specification::matrix("w", 3, 3)], Initialization::Xavier, 1, Device::Cpu);
+        let parameters =
+            Parameters::draw(vec![Specification::matrix("w", 3, 3)], Initialization::Xavier, 1, Device::Cpu);
         let mut moments = Moments::new(&parameters, &config);
         moments.update(&parameters, &Tensor::ones([9], (Kind::Float, Device::Cpu)), 0.1, 1, &config);
         moments.clear();

@@ -72,10 +72,7 @@ impl Plan {
 
     /// Whether the optimiser's moments are cleared before a step.
     pub fn resets_optimizer(&self, step: u64) -> bool {
-        self.method.name == MethodName::Peerrec
-            && self.method.reset_optimizer
-            && step == self.second_stage
-            && step > 0
+        self.method.name == MethodName::Peerrec && self.method.reset_optimizer && step == self.second_stage && step > 0
     }
 
     /// The learning rate of a step, 0-based. Warm-up counts from 1, so that the first step moves; linear decay counts

@@ -135,7 +135,14 @@ impl Learner {
         })
     }
 
-    fn update(&mut self, shared: &Tensor, private: &[Tensor], factor: f64, learning_rate: f64, config: &OptimizerConfig) {
+    fn update(
+        &mut self,
+        shared: &Tensor,
+        private: &[Tensor],
+        factor: f64,
+        learning_rate: f64,
+        config: &OptimizerConfig,
+    ) {
         self.updates += 1;
         let updates = self.updates;
         let apply = |parameters: &Parameters, moments: &mut Moments, gradient: &Tensor| {

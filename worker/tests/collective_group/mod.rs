@@ -35,22 +35,14 @@ impl Gate {
 
     pub fn wait_for(&self, wanted: usize) {
         let count = self.count.lock().unwrap();
-        let (_count, outcome) = self
-            .changed
-            .wait_timeout_while(count, LONG, |count| *count < wanted)
-            .unwrap();
+        let (_count, outcome) = self.changed.wait_timeout_while(count, LONG, |count| *count < wanted).unwrap();
         assert!(!outcome.timed_out(), "the others did not arrive");
     }
 }
 
 pub fn listeners(world_size: usize) -> (Vec<Listener>, Vec<String>) {
-    let listeners: Vec<Listener> = (0..world_size)
-        .map(|_| Listener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    let addresses = listeners
-        .iter()
-        .map(|listener| listener.local_addr().to_string())
-        .collect();
+    let listeners: Vec<Listener> = (0..world_size).map(|_| Listener::bind("127.0.0.1:0").unwrap()).collect();
+    let addresses = listeners.iter().map(|listener| listener.local_addr().to_string()).collect();
     (listeners, addresses)
 }
 
@@ -64,40 +56,24 @@ pub fn membership(rank: usize, addresses: &[String]) -> Membership {
     }
 }
 
-pub fn connect_as(
-    listener: &Listener,
-    membership: &Membership,
-) -> Result<TcpCollective, CollectiveError> {
-    TcpCollective::connect(
-        listener,
-        membership,
-        &Options::default(),
-        AbortHandle::new(),
-    )
+pub fn connect_as(listener: &Listener, membership: &Membership) -> Result<TcpCollective, CollectiveError> {
+    TcpCollective::connect(listener, membership, &Options::default(), AbortHandle::new())
 }
 
-pub fn connect(
-    listener: &Listener,
-    rank: usize,
-    addresses: &[String],
-) -> Result<TcpCollective, CollectiveError> {
+pub fn connect(listener: &Listener, rank: usize, addresses: &[String]) -> Result<TcpCollective, CollectiveError> {
     connect_as(listener, &membership(rank, addresses))
 }
 
 /// Forms a group and runs `body` on every rank; the results are by rank.
 pub fn run<T: Send>(world_size: usize, body: impl Fn(TcpCollective) -> T + Sync) -> Vec<T> {
     let (listeners, addresses) = listeners(world_size);
-    each_rank(world_size, |rank| {
-        body(connect(&listeners[rank], rank, &addresses).unwrap())
-    })
+    each_rank(world_size, |rank| body(connect(&listeners[rank], rank, &addresses).unwrap()))
 }
 
 pub fn each_rank<T: Send>(world_size: usize, body: impl Fn(usize) -> T + Sync) -> Vec<T> {
     thread::scope(|scope| {
         let body = &body;
-        let ranks: Vec<_> = (0..world_size)
-            .map(|rank| scope.spawn(move || body(rank)))
-            .collect();
+        let ranks: Vec<_> = (0..world_size).map(|rank| scope.spawn(move || body(rank))).collect();
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
     })
 }
@@ -114,14 +90,9 @@ pub fn all_to_all(
     length: impl Fn(usize, usize) -> usize,
 ) -> Result<Vec<Vec<f32>>, CollectiveError> {
     let (rank, ranks) = (group.rank(), 0..group.world_size());
-    let send: Vec<_> = ranks
-        .clone()
-        .map(|to| part(rank, to, length(rank, to)))
-        .collect();
+    let send: Vec<_> = ranks.clone().map(|to| part(rank, to, length(rank, to))).collect();
     let send: Vec<&[f32]> = send.iter().map(Vec::as_slice).collect();
-    let mut received: Vec<_> = ranks
-        .map(|from| vec![f32::NAN; length(from, rank)])
-        .collect();
+    let mut received: Vec<_> = ranks.map(|from| vec![f32::NAN; length(from, rank)]).collect();
     let mut receive: Vec<&mut [f32]> = received.iter_mut().map(Vec::as_mut_slice).collect();
     group.all_to_all(&send, &mut receive)?;
     Ok(received)

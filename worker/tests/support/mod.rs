@@ -61,7 +61,8 @@ pub fn configuration(data: &Path, overrides: &[&str]) -> RunConfig {
          [evaluation]\nprotocols = [\"uniform99\", \"full\"]\n[exchange]\ndeadline_seconds = 60.0\n",
         data.display().to_string()
     );
-    let mut all = vec!["train.metric_protocol=full".parse().unwrap(), "evaluation.protocols=[\"full\"]".parse().unwrap()];
+    let mut all =
+        vec!["train.metric_protocol=full".parse().unwrap(), "evaluation.protocols=[\"full\"]".parse().unwrap()];
     all.extend(overrides.iter().map(|text| text.parse().unwrap()));
     config::parse(&text, "test", &all).unwrap()
 }

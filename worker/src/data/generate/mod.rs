@@ -78,11 +78,7 @@ pub struct GenerateReport {
 ///
 /// # Errors
 /// Options that make no data; a file that exists, unless `force`; a directory that cannot be written to.
-pub fn generate(
-    path: &Path,
-    options: &GenerateOptions,
-    force: bool,
-) -> Result<GenerateReport, DataError> {
+pub fn generate(path: &Path, options: &GenerateOptions, force: bool) -> Result<GenerateReport, DataError> {
     check(options)?;
     if path.exists() && !force {
         return Err(DataError::Exists { path: path.into() });
@@ -96,10 +92,7 @@ pub fn generate(
         }
         Ok(())
     })
-    .map_err(|source| DataError::Write {
-        path: path.into(),
-        source,
-    })?;
+    .map_err(|source| DataError::Write { path: path.into(), source })?;
     let mut seen = vec![false; options.items];
     for &item in sequences.iter().flatten() {
         seen[item] = true;
@@ -115,20 +108,9 @@ pub fn generate(
 
 fn check(options: &GenerateOptions) -> Result<(), DataError> {
     let require = |holds: bool, option, problem: String| {
-        if holds {
-            Ok(())
-        } else {
-            Err(DataError::Option { option, problem })
-        }
+        if holds { Ok(()) } else { Err(DataError::Option { option, problem }) }
     };
-    let GenerateOptions {
-        users,
-        items,
-        interests,
-        interests_per_user,
-        mean_length,
-        ..
-    } = *options;
+    let GenerateOptions { users, items, interests, interests_per_user, mean_length, .. } = *options;
     let share = |value: f64| (0.0..=1.0).contains(&value);
     require(users >= 1, "users", "is 0; use 1 or more".into())?;
     require(interests >= 1, "interests", "is 0; use 1 or more".into())?;
@@ -137,14 +119,8 @@ fn check(options: &GenerateOptions) -> Result<(), DataError> {
         "interests-per-user",
         format!("is {interests_per_user}; use 1 to {interests}, which is --interests"),
     )?;
-    require(
-        mean_length >= SHORTEST,
-        "mean-length",
-        format!("is {mean_length}; use {SHORTEST} or more"),
-    )?;
-    let per_interest = (2 * mean_length)
-        .div_ceil(interests_per_user)
-        .max(SUCCESSORS + 1);
+    require(mean_length >= SHORTEST, "mean-length", format!("is {mean_length}; use {SHORTEST} or more"))?;
+    let per_interest = (2 * mean_length).div_ceil(interests_per_user).max(SUCCESSORS + 1);
     let least = per_interest.saturating_mul(interests);
     require(
         items >= least,
@@ -158,26 +134,13 @@ fn check(options: &GenerateOptions) -> Result<(), DataError> {
         "skew",
         format!("is {}; use 0 to 10", options.skew),
     )?;
-    require(
-        share(options.order),
-        "order",
-        format!("is {}; use a probability in [0, 1]", options.order),
-    )?;
-    require(
-        share(options.switch),
-        "switch",
-        format!("is {}; use a probability in [0, 1]", options.switch),
-    )
+    require(share(options.order), "order", format!("is {}; use a probability in [0, 1]", options.order))?;
+    require(share(options.switch), "switch", format!("is {}; use a probability in [0, 1]", options.switch))
 }
 
 /// Writes under a temporary name beside the file, syncs, renames. On failure nothing stays.
-fn write_whole(
-    path: &Path,
-    content: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
-) -> io::Result<()> {
-    let name = path
-        .file_name()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it names no file"))?;
+fn write_whole(path: &Path, content: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<()> {
+    let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it names no file"))?;
     let mut temporary = name.to_owned();
     temporary.push(format!(".{}.tmp", std::process::id()));
     let temporary = path.with_file_name(temporary);

@@ -58,11 +58,7 @@ impl Catalogue {
             interests[interest].push(item);
             sums[interest].push(totals[interest]);
         }
-        let mut catalogue = Self {
-            interests,
-            sums,
-            successors: vec![[0; SUCCESSORS]; options.items],
-        };
+        let mut catalogue = Self { interests, sums, successors: vec![[0; SUCCESSORS]; options.items] };
         for interest in 0..options.interests {
             for place in 0..catalogue.interests[interest].len() {
                 let item = catalogue.interests[interest][place];
@@ -72,12 +68,7 @@ impl Catalogue {
         catalogue
     }
 
-    fn draw_successors(
-        &self,
-        interest: usize,
-        item: usize,
-        rng: &mut ChaCha8Rng,
-    ) -> [usize; SUCCESSORS] {
+    fn draw_successors(&self, interest: usize, item: usize, rng: &mut ChaCha8Rng) -> [usize; SUCCESSORS] {
         // Places not drawn yet hold the item itself, so it is never its own successor.
         let mut successors = [item; SUCCESSORS];
         for place in 0..SUCCESSORS {
@@ -100,8 +91,7 @@ impl Catalogue {
 fn draw_by_sums(sums: &[f64], rng: &mut ChaCha8Rng) -> usize {
     let total = sums.last().copied().unwrap_or(0.0);
     let point = random::unit(rng) * total;
-    sums.partition_point(|&sum| sum <= point)
-        .min(sums.len() - 1)
+    sums.partition_point(|&sum| sum <= point).min(sums.len() - 1)
 }
 
 /// A user on the way through the catalogue.
@@ -131,10 +121,7 @@ impl<'a> User<'a> {
                 total
             })
             .collect();
-        let unseen = interests
-            .iter()
-            .map(|&interest| catalogue.interests[interest].len())
-            .collect();
+        let unseen = interests.iter().map(|&interest| catalogue.interests[interest].len()).collect();
         Self {
             catalogue,
             rng,
@@ -198,11 +185,8 @@ impl<'a> User<'a> {
                 return item;
             }
         }
-        let unseen: Vec<usize> = self.catalogue.interests[interest]
-            .iter()
-            .copied()
-            .filter(|&item| !self.seen[item])
-            .collect();
+        let unseen: Vec<usize> =
+            self.catalogue.interests[interest].iter().copied().filter(|&item| !self.seen[item]).collect();
         unseen[random::below(&mut self.rng, unseen.len())]
     }
 }

@@ -6,20 +6,11 @@ use std::collections::HashSet;
 
 #[test]
 fn is_a_function_of_its_options() {
-    let options = GenerateOptions {
-        users: 50,
-        ..GenerateOptions::default()
-    };
+    let options = GenerateOptions { users: 50, ..GenerateOptions::default() };
     let base = sequences(&options);
     assert_eq!(base, sequences(&options));
     assert_ne!(base, sequences(&GenerateOptions { seed: 2, ..options }));
-    assert_eq!(
-        base[..20],
-        sequences(&GenerateOptions {
-            users: 20,
-            ..options
-        })[..]
-    );
+    assert_eq!(base[..20], sequences(&GenerateOptions { users: 20, ..options })[..]);
 }
 
 #[test]
@@ -40,10 +31,7 @@ fn has_the_shape_asked_for() {
     }
     counts.sort_unstable_by(|a, b| b.cmp(a));
     let head: usize = counts[..60].iter().sum();
-    assert!(
-        4 * head > total,
-        "a tenth of the items has {head} of {total}"
-    );
+    assert!(4 * head > total, "a tenth of the items has {head} of {total}");
 }
 
 /// HR@10 of the last items, each ranked among 99 that the user has not had.
@@ -63,10 +51,7 @@ fn hit_rate(sequences: &[Vec<usize>], items: usize, score: impl Fn(usize, usize)
                 }
             }
             let goal = score(last, target);
-            let above = negatives
-                .iter()
-                .filter(|&&item| score(last, item) >= goal)
-                .count();
+            let above = negatives.iter().filter(|&&item| score(last, item) >= goal).count();
             above < 10
         })
         .count();
@@ -89,9 +74,7 @@ fn the_last_item_tells_far_more_than_popularity() {
         }
     }
     let popular = hit_rate(&sequences, options.items, |_, item| popularity[item]);
-    let markov = hit_rate(&sequences, options.items, |last, item| {
-        follows[last][item] + 1e-6 * popularity[item]
-    });
+    let markov = hit_rate(&sequences, options.items, |last, item| follows[last][item] + 1e-6 * popularity[item]);
     println!("HR@10 under uniform99: popularity {popular:.3}, first-order lookup {markov:.3}");
     assert!(popular < 0.45, "{popular}");
     assert!(markov > popular + 0.3, "{markov} against {popular}");
@@ -101,27 +84,18 @@ fn the_last_item_tells_far_more_than_popularity() {
 fn writes_whole_files_and_replaces_none_unasked() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("made.txt");
-    let options = GenerateOptions {
-        users: 10,
-        ..GenerateOptions::default()
-    };
+    let options = GenerateOptions { users: 10, ..GenerateOptions::default() };
     let report = generate(&path, &options, false).unwrap();
     let text = fs::read_to_string(&path).unwrap();
     assert_eq!(text.lines().count(), report.interactions);
-    assert!(matches!(
-        generate(&path, &GenerateOptions { seed: 3, ..options }, false),
-        Err(DataError::Exists { .. })
-    ));
+    assert!(matches!(generate(&path, &GenerateOptions { seed: 3, ..options }, false), Err(DataError::Exists { .. })));
     assert_eq!(fs::read_to_string(&path).unwrap(), text);
     generate(&path, &GenerateOptions { seed: 3, ..options }, true).unwrap();
     assert_ne!(fs::read_to_string(&path).unwrap(), text);
     let names: Vec<_> = fs::read_dir(directory.path()).unwrap().collect();
     assert_eq!(names.len(), 1, "{names:?}");
     let nowhere = directory.path().join("no/such/made.txt");
-    assert!(matches!(
-        generate(&nowhere, &options, false),
-        Err(DataError::Write { .. })
-    ));
+    assert!(matches!(generate(&nowhere, &options, false), Err(DataError::Write { .. })));
     assert!(write_whole(&path, |_| Err(io::Error::other("disk full"))).is_err());
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
 }
@@ -135,20 +109,13 @@ fn options_that_make_no_data_are_named() {
     };
     assert!(bad(|o| o.users = 0).starts_with("--users is 0;"));
     assert!(bad(|o| o.interests = 0).starts_with("--interests is 0;"));
-    assert!(
-        bad(|o| o.interests_per_user = 13).starts_with("--interests-per-user is 13; use 1 to 12")
-    );
+    assert!(bad(|o| o.interests_per_user = 13).starts_with("--interests-per-user is 13; use 1 to 12"));
     assert!(bad(|o| o.mean_length = 4).starts_with("--mean-length is 4; use 5"));
     assert!(bad(|o| o.items = 100).starts_with("--items is 100; use 204 or more"));
     assert!(bad(|o| o.skew = f64::NAN).starts_with("--skew is NaN;"));
     assert!(bad(|o| o.order = 1.5).starts_with("--order is 1.5;"));
     assert!(bad(|o| o.switch = -0.1).starts_with("--switch is -0.1;"));
     // The smallest catalogue allowed does not run dry.
-    let tight = GenerateOptions {
-        items: 204,
-        skew: 3.0,
-        users: 100,
-        ..GenerateOptions::default()
-    };
+    let tight = GenerateOptions { items: 204, skew: 3.0, users: 100, ..GenerateOptions::default() };
     assert_eq!(sequences(&tight).len(), 100);
 }

@@ -28,17 +28,13 @@ pub fn detect(config: &DataConfig) -> Result<DataFormat, DataError> {
     }
     let lines = first_lines(config)?;
     let Some(first) = lines.first() else {
-        return Err(DataError::Empty {
-            path: config.path.clone(),
-        });
+        return Err(DataError::Empty { path: config.path.clone() });
     };
     if let Some(format) = by_header(first, config)? {
         return Ok(format);
     }
-    by_lines(&lines, separator(config)?).map_err(|reason| DataError::UnknownFormat {
-        path: config.path.clone(),
-        reason,
-    })
+    by_lines(&lines, separator(config)?)
+        .map_err(|reason| DataError::UnknownFormat { path: config.path.clone(), reason })
 }
 
 fn by_name(config: &DataConfig) -> Option<DataFormat> {
@@ -76,11 +72,7 @@ fn by_header(first: &str, config: &DataConfig) -> Result<Option<DataFormat>, Dat
         return Ok(Some(DataFormat::Recbole));
     }
     let names_columns = |separator: char| {
-        let has = |column: &str| {
-            first
-                .split(separator)
-                .any(|field| field.trim().trim_matches('"') == column)
-        };
+        let has = |column: &str| first.split(separator).any(|field| field.trim().trim_matches('"') == column);
         has(&config.user_column) && has(&config.item_column)
     };
     let comma = separator(config)?.map_or(',', char::from);
@@ -111,9 +103,7 @@ fn by_lines(lines: &[String], separator: Option<u8>) -> Result<DataFormat, Strin
         return Err(format!("its first lines have {most} field(s) each"));
     }
     let mut users = HashSet::new();
-    let distinct = lines
-        .iter()
-        .all(|line| users.insert(line.split_whitespace().next()));
+    let distinct = lines.iter().all(|line| users.insert(line.split_whitespace().next()));
     let pairs = counts.iter().filter(|&&count| count == 2).count();
     if distinct && separator.is_none() {
         Ok(DataFormat::Sequences)

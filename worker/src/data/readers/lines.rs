@@ -18,22 +18,15 @@ pub struct Lines {
 impl Lines {
     pub fn open(path: &Path) -> Result<Self, DataError> {
         let file = File::open(path).map_err(|source| read_error(path, source))?;
-        Ok(Self {
-            path: path.to_owned(),
-            reader: BufReader::with_capacity(1 << 18, file),
-            buffer: Vec::new(),
-            line: 0,
-        })
+        Ok(Self { path: path.to_owned(), reader: BufReader::with_capacity(1 << 18, file), buffer: Vec::new(), line: 0 })
     }
 
     /// The next line that is not blank, without its end, and its number from 1.
     pub fn next(&mut self) -> Result<Option<(u64, &str)>, DataError> {
         loop {
             self.buffer.clear();
-            let read = self
-                .reader
-                .read_until(b'\n', &mut self.buffer)
-                .map_err(|source| read_error(&self.path, source))?;
+            let read =
+                self.reader.read_until(b'\n', &mut self.buffer).map_err(|source| read_error(&self.path, source))?;
             if read == 0 {
                 return Ok(None);
             }
@@ -48,10 +41,7 @@ impl Lines {
         let line = self.line;
         match std::str::from_utf8(&self.buffer) {
             Ok(text) => Ok(Some((line, text.trim_end_matches(['\n', '\r'])))),
-            Err(_) => Err(DataError::NotUtf8 {
-                path: self.path.clone(),
-                line,
-            }),
+            Err(_) => Err(DataError::NotUtf8 { path: self.path.clone(), line }),
         }
     }
 }

@@ -58,42 +58,26 @@ fn refuse_rating_and_timestamp(config: &DataConfig) -> Result<(), DataError> {
     } else {
         return Ok(());
     };
-    Err(DataError::NoSuchField {
-        path: config.path.clone(),
-        key,
-        what,
-    })
+    Err(DataError::NoSuchField { path: config.path.clone(), key, what })
 }
 
 /// Refuses a numeric id that 64 bits cannot hold: such a number is a damaged line rather than a name.
 fn check_id(id: &str, what: &'static str, line: u64, path: &Path) -> Result<(), DataError> {
     let digits_of_u64 = 20;
-    if id.len() >= digits_of_u64
-        && id.bytes().all(|byte| byte.is_ascii_digit())
-        && id.parse::<u64>().is_err()
-    {
-        return Err(DataError::IdOverflow {
-            path: path.to_owned(),
-            line,
-            what,
-            value: id.to_owned(),
-        });
+    if id.len() >= digits_of_u64 && id.bytes().all(|byte| byte.is_ascii_digit()) && id.parse::<u64>().is_err() {
+        return Err(DataError::IdOverflow { path: path.to_owned(), line, what, value: id.to_owned() });
     }
     Ok(())
 }
 
 /// A finite number, or the error that names the field.
 fn number(text: &str, what: &'static str, line: u64, path: &Path) -> Result<f64, DataError> {
-    text.trim()
-        .parse()
-        .ok()
-        .filter(|value: &f64| value.is_finite())
-        .ok_or_else(|| DataError::Number {
-            path: path.to_owned(),
-            line,
-            what,
-            value: text.to_owned(),
-        })
+    text.trim().parse().ok().filter(|value: &f64| value.is_finite()).ok_or_else(|| DataError::Number {
+        path: path.to_owned(),
+        line,
+        what,
+        value: text.to_owned(),
+    })
 }
 
 #[cfg(test)]

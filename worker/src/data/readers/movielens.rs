@@ -11,13 +11,9 @@ pub fn read(config: &DataConfig, into: &mut Interactions) -> Result<(), DataErro
     let mut lines = Lines::open(path)?;
     while let Some((line, text)) = lines.next()? {
         let mut fields = text.split("::").map(str::trim);
-        let (Some(user), Some(item), Some(rating), Some(timestamp), None) = (
-            fields.next(),
-            fields.next(),
-            fields.next(),
-            fields.next(),
-            fields.next(),
-        ) else {
+        let (Some(user), Some(item), Some(rating), Some(timestamp), None) =
+            (fields.next(), fields.next(), fields.next(), fields.next(), fields.next())
+        else {
             return Err(DataError::Fields {
                 path: path.to_owned(),
                 line,

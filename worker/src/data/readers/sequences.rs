@@ -24,13 +24,7 @@ pub fn read(config: &DataConfig, into: &mut Interactions) -> Result<(), DataErro
         }
         for item in items {
             check_id(item, "item", line, &config.path)?;
-            into.push(&Record {
-                line,
-                user,
-                item,
-                timestamp: None,
-                rating: None,
-            })?;
+            into.push(&Record { line, user, item, timestamp: None, rating: None })?;
         }
     }
     Ok(())

@@ -38,15 +38,10 @@ pub fn read(config: &DataConfig, kind: Kind, into: &mut Interactions) -> Result<
         let field = |column: usize| -> Result<&str, DataError> {
             std::str::from_utf8(&record[column])
                 .map(str::trim)
-                .map_err(|_| DataError::NotUtf8 {
-                    path: path.into(),
-                    line,
-                })
+                .map_err(|_| DataError::NotUtf8 { path: path.into(), line })
         };
         let optional = |column: Option<usize>, what| -> Result<Option<f64>, DataError> {
-            column
-                .map(|column| number(field(column)?, what, line, path))
-                .transpose()
+            column.map(|column| number(field(column)?, what, line, path)).transpose()
         };
         into.push(&Record {
             line,
@@ -83,13 +78,7 @@ impl<'a> Table<'a> {
             .delimiter(delimiter)
             .quoting(kind != Kind::Recbole)
             .from_reader(bytes);
-        Ok(Self {
-            bytes,
-            reader,
-            record: ByteRecord::new(),
-            counted: 0,
-            line: 1,
-        })
+        Ok(Self { bytes, reader, record: ByteRecord::new(), counted: 0, line: 1 })
     }
 
     fn next(&mut self, path: &Path) -> Result<Option<(u64, &ByteRecord)>, DataError> {
@@ -102,10 +91,7 @@ impl<'a> Table<'a> {
             return Ok(None);
         }
         // What stands between records are the end of the last line and blank lines.
-        let blank = self.bytes[begin..]
-            .iter()
-            .take_while(|byte| matches!(byte, b'\r' | b'\n'))
-            .count();
+        let blank = self.bytes[begin..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
         let passed = &self.bytes[self.counted..begin + blank];
         self.line += passed.iter().filter(|&&byte| byte == b'\n').count() as u64;
         self.counted = begin + blank;
@@ -117,10 +103,7 @@ fn header(record: &ByteRecord, kind: Kind, path: &Path) -> Result<Vec<String>, D
     record
         .iter()
         .map(|field| {
-            let text = std::str::from_utf8(field).map_err(|_| DataError::NotUtf8 {
-                path: path.into(),
-                line: 1,
-            })?;
+            let text = std::str::from_utf8(field).map_err(|_| DataError::NotUtf8 { path: path.into(), line: 1 })?;
             let text = text.trim();
             Ok(match kind {
                 Kind::Recbole => untyped(text),
@@ -162,11 +145,8 @@ impl Columns {
             })
         };
         let id = |column: &str, default: &str, recbole: &str, key: &'static str| {
-            let found = position(column).or_else(|| {
-                (kind == Kind::Recbole && column == default)
-                    .then(|| position(recbole))
-                    .flatten()
-            });
+            let found = position(column)
+                .or_else(|| (kind == Kind::Recbole && column == default).then(|| position(recbole)).flatten());
             found.map_or_else(|| require(column, key), Ok)
         };
         let timestamp = match &config.timestamp_column {
@@ -181,10 +161,7 @@ impl Columns {
                 (kind == Kind::Recbole)
                     .then(|| position("rating"))
                     .flatten()
-                    .ok_or_else(|| DataError::NoRatingColumn {
-                        path: config.path.clone(),
-                        columns: header.to_vec(),
-                    })?,
+                    .ok_or_else(|| DataError::NoRatingColumn { path: config.path.clone(), columns: header.to_vec() })?,
             ),
         };
         Ok(Self {

@@ -6,18 +6,11 @@ use std::fs;
 
 /// Loads `content` as a file of this name, with a configuration changed by `change`. Returns the error's text with
 /// the file's directory taken out.
-fn load_with(
-    name: &str,
-    content: impl AsRef<[u8]>,
-    change: impl FnOnce(&mut DataConfig),
-) -> Result<Dataset, String> {
+fn load_with(name: &str, content: impl AsRef<[u8]>, change: impl FnOnce(&mut DataConfig)) -> Result<Dataset, String> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(name);
     fs::write(&path, content).unwrap();
-    let mut config = DataConfig {
-        path,
-        ..DataConfig::default()
-    };
+    let mut config = DataConfig { path, ..DataConfig::default() };
     change(&mut config);
     let prefix = format!("{}/", directory.path().display());
     Dataset::load(&config).map_err(|error| {
@@ -37,10 +30,7 @@ fn names(dataset: &Dataset) -> Vec<(String, Vec<String>)> {
         .iter()
         .zip(&dataset.sequences)
         .map(|(user, sequence)| {
-            let items = sequence
-                .iter()
-                .map(|&item| dataset.item_names[item as usize].clone())
-                .collect();
+            let items = sequence.iter().map(|&item| dataset.item_names[item as usize].clone()).collect();
             (user.clone(), items)
         })
         .collect()
@@ -49,17 +39,16 @@ fn names(dataset: &Dataset) -> Vec<(String, Vec<String>)> {
 /// Two users in every format, the second one first.
 fn expected() -> Vec<(String, Vec<String>)> {
     let strings = |items: &[&str]| items.iter().map(|&item| item.to_owned()).collect();
-    vec![
-        ("7".into(), strings(&["30", "10", "30", "20"])),
-        ("3".into(), strings(&["20", "10", "40"])),
-    ]
+    vec![("7".into(), strings(&["30", "10", "30", "20"])), ("3".into(), strings(&["20", "10", "40"]))]
 }
 
 const USER_ITEM: &str = "7 30\n7 10\n3 20\n7 30\n3 10\n7 20\n3 40\n";
 const SEQUENCES: &str = "7 30 10 30 20\n3 20 10 40\n";
-const MOVIELENS: &str = "7::20::5::400\n7::30::4::100\n3::20::1::5\n7::10::3::200\n7::30::2::300\n3::40::1::7\n3::10::1::6\n";
+const MOVIELENS: &str =
+    "7::20::5::400\n7::30::4::100\n3::20::1::5\n7::10::3::200\n7::30::2::300\n3::40::1::7\n3::10::1::6\n";
 const RECBOLE: &str = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n7\t30\t5\t1\n7\t20\t4\t4\n7\t10\t3\t2.5\n7\t30\t1\t3\n3\t20\t4\t1\n3\t40\t4\t1e3\n3\t10\t4\t2\n";
-const CSV: &str = "stars,item,\"when\",user\n5,30,1,7\n4,20,4,7\n3,\"10\",2,7\n2,30,3,7\n1,20,1,3\n1,40,3,3\n1,10,2,3\n";
+const CSV: &str =
+    "stars,item,\"when\",user\n5,30,1,7\n4,20,4,7\n3,\"10\",2,7\n2,30,3,7\n1,20,1,3\n1,40,3,3\n1,10,2,3\n";
 
 fn timed(config: &mut DataConfig) {
     config.timestamp_column = Some("when".into());
@@ -115,10 +104,7 @@ fn a_byte_order_mark_crlf_and_blank_lines_change_nothing() {
             }
         };
         let plain = load_with(name, content, change).unwrap();
-        let windows = format!(
-            "\u{feff}{}\r\n\r\n",
-            content.trim_end().replace('\n', "\r\n")
-        );
+        let windows = format!("\u{feff}{}\r\n\r\n", content.trim_end().replace('\n', "\r\n"));
         let other = load_with(name, windows, change).unwrap();
         assert_eq!(plain, other, "{name}");
     }
@@ -130,10 +116,7 @@ fn other_separators_and_columns_can_be_chosen() {
         config.separator = Some(";".into());
     });
     assert_eq!(names(&separated.unwrap()), expected());
-    let renamed = CSV
-        .replace("item", "song")
-        .replace("user", "who")
-        .replace(',', ";");
+    let renamed = CSV.replace("item", "song").replace("user", "who").replace(',', ";");
     let dataset = load_with("x.csv", renamed, |config| {
         timed(config);
         config.separator = Some(";".into());
@@ -142,9 +125,7 @@ fn other_separators_and_columns_can_be_chosen() {
     });
     assert_eq!(names(&dataset.unwrap()), expected());
     for column in ["item_id", "item_id:token"] {
-        let dataset = load_with("x.inter", RECBOLE, |config| {
-            config.item_column = column.into()
-        });
+        let dataset = load_with("x.inter", RECBOLE, |config| config.item_column = column.into());
         assert_eq!(names(&dataset.unwrap()), expected());
     }
 }
@@ -159,10 +140,7 @@ fn quoted_fields_may_hold_separators_and_quotes() {
 
 #[test]
 fn ratings_filter_and_leave_short_users_out() {
-    let dataset = load_with("ratings.dat", MOVIELENS, |config| {
-        config.min_rating = Some(3.0)
-    })
-    .unwrap();
+    let dataset = load_with("ratings.dat", MOVIELENS, |config| config.min_rating = Some(3.0)).unwrap();
     assert_eq!(dataset.user_names, ["7"]);
     assert_eq!(dataset.interactions(), 3);
     assert_eq!(dataset.report.interactions_read, 7);
@@ -193,50 +171,28 @@ fn the_core_filter_counts_what_it_removes() {
 fn the_hash_changes_if_and_only_if_the_content_does() {
     let base = load("data.txt", USER_ITEM).unwrap().hash;
     assert_eq!(base.len(), 64);
-    assert_eq!(
-        base,
-        load("other.txt", USER_ITEM.replace('\n', "\r\n"))
-            .unwrap()
-            .hash
-    );
+    assert_eq!(base, load("other.txt", USER_ITEM.replace('\n', "\r\n")).unwrap().hash);
     let filtered = format!("{USER_ITEM}5 30\n5 10\n");
     let filtered = load_with("data.txt", filtered, |config| config.k_core = 1).unwrap();
     assert_eq!(filtered.report.users_below_min_length, 1);
     assert_eq!(base, filtered.hash);
-    for (from, to) in [
-        ("7 10\n", "7 11\n"),
-        ("3 40\n", "3 41\n"),
-        ("7 ", "8 "),
-        ("3 40\n", ""),
-        ("3 40\n", "3 20\n"),
-    ] {
+    for (from, to) in [("7 10\n", "7 11\n"), ("3 40\n", "3 41\n"), ("7 ", "8 "), ("3 40\n", ""), ("3 40\n", "3 20\n")] {
         // Dropping a line leaves a user with two items, so a filter has to allow it.
-        let other = load_with("data.txt", USER_ITEM.replace(from, to), |config| {
-            config.k_core = 1
-        });
+        let other = load_with("data.txt", USER_ITEM.replace(from, to), |config| config.k_core = 1);
         assert_ne!(base, other.unwrap().hash, "{from:?}");
     }
 }
 
 #[test]
 fn a_file_that_is_not_there_or_not_readable_is_named() {
-    let config = DataConfig {
-        path: "no/such/file.txt".into(),
-        ..DataConfig::default()
-    };
+    let config = DataConfig { path: "no/such/file.txt".into(), ..DataConfig::default() };
     assert_eq!(
         Dataset::load(&config).unwrap_err().to_string(),
         "no/such/file.txt: does not exist; check data.path (relative paths start at the working directory)"
     );
     let directory = tempfile::tempdir().unwrap();
-    let config = DataConfig {
-        path: directory.path().into(),
-        ..DataConfig::default()
-    };
-    assert!(matches!(
-        Dataset::load(&config),
-        Err(DataError::Read { .. })
-    ));
+    let config = DataConfig { path: directory.path().into(), ..DataConfig::default() };
+    assert!(matches!(Dataset::load(&config), Err(DataError::Read { .. })));
 }
 
 #[test]
@@ -259,31 +215,16 @@ fn an_empty_file_is_refused_in_every_format() {
 #[test]
 fn a_missing_column_lists_the_ones_there_are() {
     let error = load("x.csv", "who,item,when\na,b,1\n").unwrap_err();
-    assert_eq!(
-        error,
-        "x.csv:1: there is no column \"user\"; set data.user_column to one of: who, item, when"
-    );
-    let error = load_with("x.inter", RECBOLE, |c| {
-        c.timestamp_column = Some("t".into())
-    })
-    .unwrap_err();
+    assert_eq!(error, "x.csv:1: there is no column \"user\"; set data.user_column to one of: who, item, when");
+    let error = load_with("x.inter", RECBOLE, |c| c.timestamp_column = Some("t".into())).unwrap_err();
     assert_eq!(
         error,
         "x.inter:1: there is no column \"t\"; set data.timestamp_column to one of: user_id, item_id, rating, timestamp"
     );
     let error = load_with("x.csv", CSV, |config| config.min_rating = Some(1.0)).unwrap_err();
-    assert_eq!(
-        error,
-        "x.csv: data.min_rating needs data.rating_column; set it to one of: stars, item, when, user"
-    );
-    let error = load_with("data.txt", USER_ITEM, |config| {
-        config.min_rating = Some(1.0)
-    })
-    .unwrap_err();
-    assert!(
-        error
-            .starts_with("data.txt: data.min_rating is set, but the file's format has no ratings;")
-    );
+    assert_eq!(error, "x.csv: data.min_rating needs data.rating_column; set it to one of: stars, item, when, user");
+    let error = load_with("data.txt", USER_ITEM, |config| config.min_rating = Some(1.0)).unwrap_err();
+    assert!(error.starts_with("data.txt: data.min_rating is set, but the file's format has no ratings;"));
 }
 
 #[test]
@@ -294,56 +235,21 @@ fn bytes_that_are_not_utf_8_are_located() {
         ("x.csv", b"user,item\n1,\xff\n"),
     ] {
         let error = load(name, content).unwrap_err();
-        assert!(
-            error.starts_with(&format!("{name}:2: is not UTF-8 text;")),
-            "{error}"
-        );
+        assert!(error.starts_with(&format!("{name}:2: is not UTF-8 text;")), "{error}");
     }
 }
 
 #[test]
 fn malformed_lines_are_located() {
     for (name, content, start) in [
-        (
-            "data.txt",
-            "1 2\n1 3\n1\n",
-            "data.txt:3: has 1 field(s) where 2 (user, item) are expected;",
-        ),
-        (
-            "data.txt",
-            "1 2\n1 3\n1 4 5\n",
-            "data.txt:3: has 3 field(s) where 2 (user, item) are expected;",
-        ),
-        (
-            "data.txt",
-            "1 2 3 4\n2 3 4\n3\n",
-            "data.txt:3: has 1 field(s) where at least 2",
-        ),
-        (
-            "ratings.dat",
-            "1::2::3::4\n\n1::2::3\n",
-            "ratings.dat:3: has 3 field(s) where 4",
-        ),
-        (
-            "x.csv",
-            "user,item\r\na,b\r\n\r\na,b,c\r\n",
-            "x.csv:4: has 3 field(s) where 2 (as in the header)",
-        ),
-        (
-            "x.csv",
-            "user,item\na,b\na,\n",
-            "x.csv:3: the item is empty;",
-        ),
-        (
-            "ratings.dat",
-            "1::2::good::4\n",
-            "ratings.dat:1: rating \"good\" is not a finite number;",
-        ),
-        (
-            "ratings.dat",
-            "1::2::3::NaN\n",
-            "ratings.dat:1: timestamp \"NaN\" is not a finite number;",
-        ),
+        ("data.txt", "1 2\n1 3\n1\n", "data.txt:3: has 1 field(s) where 2 (user, item) are expected;"),
+        ("data.txt", "1 2\n1 3\n1 4 5\n", "data.txt:3: has 3 field(s) where 2 (user, item) are expected;"),
+        ("data.txt", "1 2 3 4\n2 3 4\n3\n", "data.txt:3: has 1 field(s) where at least 2"),
+        ("ratings.dat", "1::2::3::4\n\n1::2::3\n", "ratings.dat:3: has 3 field(s) where 4"),
+        ("x.csv", "user,item\r\na,b\r\n\r\na,b,c\r\n", "x.csv:4: has 3 field(s) where 2 (as in the header)"),
+        ("x.csv", "user,item\na,b\na,\n", "x.csv:3: the item is empty;"),
+        ("ratings.dat", "1::2::good::4\n", "ratings.dat:1: rating \"good\" is not a finite number;"),
+        ("ratings.dat", "1::2::3::NaN\n", "ratings.dat:1: timestamp \"NaN\" is not a finite number;"),
     ] {
         let error = load(name, content).unwrap_err();
         assert!(error.starts_with(start), "{error}");
@@ -367,10 +273,7 @@ fn ids_that_64_bits_cannot_hold_are_refused() {
         ("ratings.dat", format!("1::2::3::4\n1::{beyond}::3::4\n")),
     ] {
         let error = load(name, content).unwrap_err();
-        assert!(
-            error.starts_with(&format!("{name}:2: id overflow: ")),
-            "{error}"
-        );
+        assert!(error.starts_with(&format!("{name}:2: id overflow: ")), "{error}");
         assert!(error.contains(beyond), "{error}");
     }
 }
@@ -382,19 +285,9 @@ fn ambiguous_files_are_refused_unless_their_format_is_named() {
         load("data.txt", three).unwrap_err(),
         "data.txt: cannot tell the file's format: its first lines have 3 field(s) each; set data.format to user-item, sequences, movielens, recbole, csv or tsv"
     );
-    assert!(
-        load("data.txt", "1,2\n1,3\n")
-            .unwrap_err()
-            .contains("cannot tell")
-    );
-    assert!(
-        load("data.txt", "1 2 3\n1 2 3 4\n")
-            .unwrap_err()
-            .contains("cannot tell")
-    );
-    let named = load_with("data.txt", "1 2 3 2\n4 2 6 3\n", |c| {
-        c.format = DataFormat::Sequences
-    });
+    assert!(load("data.txt", "1,2\n1,3\n").unwrap_err().contains("cannot tell"));
+    assert!(load("data.txt", "1 2 3\n1 2 3 4\n").unwrap_err().contains("cannot tell"));
+    let named = load_with("data.txt", "1 2 3 2\n4 2 6 3\n", |c| c.format = DataFormat::Sequences);
     assert_eq!(named.unwrap().interactions(), 6);
 }
 
@@ -407,10 +300,7 @@ fn a_user_with_one_item_is_refused_unless_a_filter_is_asked_for() {
          data.k_core: 1 leaves out users below data.min_length, 3 also items with fewer than 3 interactions"
     );
     let two = load("data.txt", format!("{content}17 3\n")).unwrap_err();
-    assert!(
-        two.starts_with("data.txt:4: user \"17\" has 2 items,"),
-        "{two}"
-    );
+    assert!(two.starts_with("data.txt:4: user \"17\" has 2 items,"), "{two}");
     let filtered = load_with("data.txt", content, |config| config.k_core = 1).unwrap();
     assert_eq!(filtered.user_names, ["1"]);
     assert_eq!(filtered.report.users_below_min_length, 1);
@@ -424,10 +314,7 @@ fn nobody_left_and_a_catalogue_of_one_are_refused() {
         "data.txt: no user is left of 2 after data.min_rating, data.k_core = 5 and data.min_length = 3; lower them"
     );
     let error = load_with("ratings.dat", MOVIELENS, |c| c.min_rating = Some(9.0)).unwrap_err();
-    assert!(
-        error.starts_with("ratings.dat: no user is left of 0 after"),
-        "{error}"
-    );
+    assert!(error.starts_with("ratings.dat: no user is left of 0 after"), "{error}");
     assert_eq!(
         load("data.txt", "1 5\n1 5\n1 5\n").unwrap_err(),
         "data.txt: every interaction is with the one item \"5\", so there is nothing to rank; give data with at least two items"

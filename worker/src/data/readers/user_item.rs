@@ -25,13 +25,7 @@ pub fn read(config: &DataConfig, into: &mut Interactions) -> Result<(), DataErro
         };
         check_id(user, "user", line, &config.path)?;
         check_id(item, "item", line, &config.path)?;
-        into.push(&Record {
-            line,
-            user,
-            item,
-            timestamp: None,
-            rating: None,
-        })?;
+        into.push(&Record { line, user, item, timestamp: None, rating: None })?;
     }
     Ok(())
 }

@@ -105,9 +105,7 @@ impl SampleSet {
 
     /// A lower bound on the rows of every batch: those of the `batch_size` samples with the fewest.
     pub fn min_rows(&self, batch_size: usize) -> usize {
-        let mut rows: Vec<usize> = (0..self.samples_per_epoch())
-            .map(|sample| self.rows_of(sample))
-            .collect();
+        let mut rows: Vec<usize> = (0..self.samples_per_epoch()).map(|sample| self.rows_of(sample)).collect();
         rows.sort_unstable();
         rows.iter().take(batch_size).sum()
     }
@@ -127,17 +125,11 @@ impl SampleSet {
     /// If the epoch has no such step, or `batch_size` is 0.
     pub fn batch(&self, epoch: u64, step_in_epoch: usize, batch_size: usize) -> Batch {
         let steps = self.steps_per_epoch(batch_size);
-        assert!(
-            step_in_epoch < steps,
-            "step {step_in_epoch} of an epoch of {steps}"
-        );
+        assert!(step_in_epoch < steps, "step {step_in_epoch} of an epoch of {steps}");
         let order = self.order(epoch);
         let start = step_in_epoch * batch_size;
         let end = (start + batch_size).min(order.len());
-        let samples: Vec<Sample> = order[start..end]
-            .iter()
-            .map(|&sample| self.sample(epoch, sample))
-            .collect();
+        let samples: Vec<Sample> = order[start..end].iter().map(|&sample| self.sample(epoch, sample)).collect();
         batches::assemble(&samples, self.bucketing).0
     }
 
@@ -161,9 +153,7 @@ impl SampleSet {
     /// Samples made of each window.
     fn variants(&self) -> usize {
         match self.kind {
-            NetworkKind::Bidirectional => {
-                self.config.copies + usize::from(self.config.last_item_copy)
-            }
+            NetworkKind::Bidirectional => self.config.copies + usize::from(self.config.last_item_copy),
             NetworkKind::Causal => 1,
         }
     }
@@ -240,11 +230,7 @@ fn next_items(window: &[u32]) -> Sample {
     let input = &window[..window.len() - 1];
     Sample {
         tokens: input.iter().copied().map(item_token).collect(),
-        rows: window[1..]
-            .iter()
-            .map(|&item| i64::from(item))
-            .enumerate()
-            .collect(),
+        rows: window[1..].iter().map(|&item| i64::from(item)).enumerate().collect(),
     }
 }
 

@@ -11,11 +11,7 @@ fn dataset(lengths: &[usize]) -> Dataset {
     let sequences: Vec<Vec<u32>> = lengths
         .iter()
         .zip(0..)
-        .map(|(&length, user)| {
-            (0..length as u32)
-                .map(|place| user * 1000 + place)
-                .collect()
-        })
+        .map(|(&length, user)| (0..length as u32).map(|place| user * 1000 + place).collect())
         .collect();
     let items = lengths.len() * 1000;
     Dataset {
@@ -36,23 +32,11 @@ fn dataset(lengths: &[usize]) -> Dataset {
 }
 
 fn set(lengths: &[usize], kind: NetworkKind, seed: u64, config: &SamplesConfig) -> SampleSet {
-    SampleSet::new(
-        &dataset(lengths),
-        &DataConfig::default(),
-        config,
-        kind,
-        seed,
-    )
-    .unwrap()
+    SampleSet::new(&dataset(lengths), &DataConfig::default(), config, kind, seed).unwrap()
 }
 
 fn small() -> SamplesConfig {
-    SamplesConfig {
-        max_length: 20,
-        max_masks: 4,
-        copies: 3,
-        ..SamplesConfig::default()
-    }
+    SamplesConfig { max_length: 20, max_masks: 4, copies: 3, ..SamplesConfig::default() }
 }
 
 /// Tokens, and (position, target) rows.
@@ -113,10 +97,7 @@ fn masks_hide_their_share_and_targets_are_what_they_hide() {
 
 #[test]
 fn causal_targets_are_the_next_items_and_all_but_the_first_are_targets() {
-    let config = SamplesConfig {
-        window_overlap: 0.0,
-        ..small()
-    };
+    let config = SamplesConfig { window_overlap: 0.0, ..small() };
     let lengths = [4, 23, 63, 100];
     let set = set(&lengths, NetworkKind::Causal, 1, &config);
     assert_eq!(set.samples_per_epoch(), set.windows());
@@ -132,10 +113,7 @@ fn causal_targets_are_the_next_items_and_all_but_the_first_are_targets() {
     }
     for (user, length) in lengths.into_iter().enumerate() {
         for place in 1..length as i64 - 2 {
-            assert!(
-                targets.contains_key(&(user as i64 * 1000 + place)),
-                "{user} {place}"
-            );
+            assert!(targets.contains_key(&(user as i64 * 1000 + place)), "{user} {place}");
         }
     }
     let total: usize = lengths.iter().map(|length| length - 3).sum();
@@ -148,10 +126,7 @@ fn a_training_part_of_one_item_gives_no_sample() {
         assert_eq!(set(&[3, 4], kind, 1, &small()).windows(), 1);
         let none = SampleSet::new(&dataset(&[3, 3]), &DataConfig::default(), &small(), kind, 1);
         assert!(matches!(none, Err(DataError::NoSamples)));
-        let data = DataConfig {
-            train_on_validation: true,
-            ..DataConfig::default()
-        };
+        let data = DataConfig { train_on_validation: true, ..DataConfig::default() };
         let some = SampleSet::new(&dataset(&[3, 3]), &data, &small(), kind, 1).unwrap();
         assert_eq!(some.windows(), 2);
     }
@@ -165,13 +140,8 @@ fn batches_are_a_function_of_seed_epoch_and_step() {
         let (a, b) = (make(5), make(5));
         // Asked in another order, by another instance.
         let steps = a.steps_per_epoch(4);
-        let forwards: Vec<Batch> = (0..2 * steps as u64)
-            .map(|step| a.batch_at(step, 4))
-            .collect();
-        let mut backwards: Vec<Batch> = (0..2 * steps as u64)
-            .rev()
-            .map(|step| b.batch_at(step, 4))
-            .collect();
+        let forwards: Vec<Batch> = (0..2 * steps as u64).map(|step| a.batch_at(step, 4)).collect();
+        let mut backwards: Vec<Batch> = (0..2 * steps as u64).rev().map(|step| b.batch_at(step, 4)).collect();
         backwards.reverse();
         assert_eq!(forwards, backwards);
         assert_eq!(forwards[steps + 1], a.batch(1, 1, 4));
@@ -191,10 +161,7 @@ fn fixed_masks_stay_and_redrawn_ones_change_with_the_epoch() {
     };
     let fixed = set(&lengths, NetworkKind::Bidirectional, 1, &small());
     assert_eq!(epoch(&fixed, 0), epoch(&fixed, 1));
-    let config = SamplesConfig {
-        redraw: true,
-        ..small()
-    };
+    let config = SamplesConfig { redraw: true, ..small() };
     let redrawn = set(&lengths, NetworkKind::Bidirectional, 1, &config);
     assert_ne!(epoch(&redrawn, 0), epoch(&redrawn, 1));
     assert_eq!(epoch(&redrawn, 1), epoch(&redrawn, 1));
@@ -206,10 +173,7 @@ fn fixed_masks_stay_and_redrawn_ones_change_with_the_epoch() {
 #[test]
 fn the_first_batch_is_what_it_always_was() {
     let set = set(&[12, 9, 30], NetworkKind::Bidirectional, 7, &small());
-    let rows: Vec<_> = unpack(&set.batch(3, 1, 3))
-        .into_iter()
-        .map(|(_, rows)| rows)
-        .collect();
+    let rows: Vec<_> = unpack(&set.batch(3, 1, 3)).into_iter().map(|(_, rows)| rows).collect();
     let expected = [
         vec![(8, 2016), (9, 2017), (11, 2019), (18, 2026)],
         vec![(1, 2001), (9, 2009), (13, 2013), (19, 2019)],
@@ -233,8 +197,7 @@ fn a_lone_partial_batch_is_used_and_other_tails_are_not() {
 fn a_single_bucket_holds_the_same_rows() {
     let lengths = [30, 9, 55, 14, 41, 23, 4, 4];
     let by_length = set(&lengths, NetworkKind::Bidirectional, 1, &small());
-    let single =
-        set(&lengths, NetworkKind::Bidirectional, 1, &small()).with_bucketing(Bucketing::Single);
+    let single = set(&lengths, NetworkKind::Bidirectional, 1, &small()).with_bucketing(Bucketing::Single);
     let (a, b) = (by_length.batch(0, 0, 30), single.batch(0, 0, 30));
     assert_eq!(b.buckets.len(), 1);
     assert_eq!(unpack(&a), unpack(&b));
