@@ -43,7 +43,7 @@ impl Bench {
 
     /// A directory with data for quick jobs.
     pub fn small() -> Self {
-        Self::new(80, 40, 12)
+        Self::new(80, 100, 12)
     }
 
     /// Where the test's files lie; commands run there.

@@ -55,7 +55,10 @@ fn check_directory(directory: &Path) {
             }
         }
     }
-    println!("{}: {cases} cases, {variants} variants; worst error in units of the tolerance: {worst:?}", directory.display());
+    println!(
+        "{}: {cases} cases, {variants} variants; worst error in units of the tolerance: {worst:?}",
+        directory.display()
+    );
     assert!(cases > 0, "{} holds no case", directory.display());
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures[..failures.len().min(40)].join("\n"));
 }

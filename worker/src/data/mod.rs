@@ -28,7 +28,6 @@ mod filters;
 pub mod generate;
 pub mod history;
 mod interactions;
-pub mod random;
 mod readers;
 pub mod samples;
 pub mod statistics;

@@ -1,7 +1,7 @@
 //! A peer's own parameters: a Transformer encoder (HAIL section 3.1, eqs 1-4; layout of the released code).
 
 use super::{NORM_EPSILON, Parameters, Specification};
-use crate::random::{Purpose, key};
+use crate::random::{Purpose, seed_of};
 use medley_common::config::{NetworkConfig, NetworkKind, NormPlacement};
 use tch::{Device, Kind, Tensor};
 
@@ -19,7 +19,7 @@ const PER_LAYER: usize = 12;
 impl Encoder {
     /// Draws the encoder of a peer.
     pub fn draw(network: &NetworkConfig, seed: u64, peer: u32, device: Device) -> Self {
-        let seed = key(seed, Purpose::PeerParameters, [u64::from(peer), 0]);
+        let seed = seed_of(Purpose::PeerParameters, seed, u64::from(peer), 0);
         let parameters = Parameters::draw(Self::specifications(network), network.initialization, seed, device);
         Self { parameters, shape: network.clone() }
     }

@@ -2,7 +2,7 @@
 
 use super::{Encoder, Shared};
 use crate::data::{Batch, Bucket};
-use crate::random::{Purpose, key};
+use crate::random::{Purpose, seed_of};
 use medley_common::config::{NetworkConfig, RunConfig};
 use tch::{Device, Tensor};
 
@@ -39,7 +39,7 @@ impl Network {
     /// Dropout is keyed by seed and step for the embedding, whose mask all peers share (as in HAIL's released code), and
     /// by the peer too inside an encoder: not by the process, so that placement does not change a run.
     pub fn train_forward(&self, batch: &Batch, step: u64) -> Vec<Tensor> {
-        set_seed(key(self.seed, Purpose::EmbeddingDropout, [0, step]));
+        set_seed(seed_of(Purpose::EmbeddingDropout, self.seed, 0, step));
         let embedded: Vec<Tensor> = batch.buckets.iter().map(|bucket| self.embed(bucket, true)).collect();
         let rows: Vec<Tensor> = batch.buckets.iter().map(|bucket| self.row_index(bucket)).collect();
         let masks: Vec<Option<Tensor>> = batch.buckets.iter().map(|bucket| self.mask(bucket)).collect();
@@ -47,7 +47,7 @@ impl Network {
             .iter()
             .zip(&self.encoders)
             .map(|(peer, encoder)| {
-                set_seed(key(self.seed, Purpose::EncoderDropout, [u64::from(*peer), step]));
+                set_seed(seed_of(Purpose::EncoderDropout, self.seed, u64::from(*peer), step));
                 let parts: Vec<Tensor> = embedded
                     .iter()
                     .zip(&rows)

@@ -1,7 +1,7 @@
 //! What all peers share: the embedding of items and positions, and the prediction layer (HAIL section 3.1).
 
 use super::{NORM_EPSILON, Parameters, Specification};
-use crate::random::{Purpose, key};
+use crate::random::{Purpose, seed_of};
 use medley_common::config::NetworkConfig;
 use tch::{Device, Tensor};
 
@@ -29,7 +29,7 @@ impl Shared {
     /// Draws the shared parameters of a catalogue of `items`.
     pub fn draw(network: &NetworkConfig, items: usize, max_length: usize, seed: u64, device: Device) -> Self {
         let specifications = Self::specifications(network, items, max_length);
-        let seed = key(seed, Purpose::SharedParameters, [0, 0]);
+        let seed = seed_of(Purpose::SharedParameters, seed, 0, 0);
         let parameters = Parameters::draw(specifications, network.initialization, seed, device);
         Self { parameters, items: items as i64, dimension: network.dimension }
     }

@@ -70,7 +70,7 @@ impl<'a> Examiner<'a> {
         step: u64,
     ) -> Result<Vec<Evaluation>, TrainError> {
         self.evaluator.prepare(eval_split(split))?;
-        let mut tally = self.evaluator.tally(eval_split(split))?;
+        let mut tally = self.evaluator.tally(eval_split(split));
         let users = match limit {
             0 => self.dataset.users(),
             limit => limit.min(self.dataset.users()),

@@ -48,7 +48,7 @@ impl Reporter for Recorder {
 /// A data file of a few users, made once for a test.
 pub fn data(directory: &Path) -> PathBuf {
     let file = directory.join("data.txt");
-    let options = GenerateOptions { users: 60, items: 40, mean_length: 12, ..GenerateOptions::default() };
+    let options = GenerateOptions { users: 60, items: 100, mean_length: 12, ..GenerateOptions::default() };
     generate(&file, &options, true).unwrap();
     file
 }

@@ -12,7 +12,7 @@
 //! where each interest was left does better still.
 
 use super::GenerateOptions;
-use crate::data::random::{self, Purpose};
+use crate::random::{self, Purpose};
 use rand_chacha::ChaCha8Rng;
 
 /// Likely successors of an item.

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use super::model::sequences;
 use super::*;
-use crate::data::random::{self, Purpose};
+use crate::random::{self, Purpose};
 use std::collections::HashSet;
 
 #[test]

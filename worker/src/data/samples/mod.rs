@@ -16,9 +16,9 @@
 //! (seed, sample), re-drawn ones by (seed, epoch, sample).
 
 use super::batches::{self, Batch, Bucketing, Sample};
-use super::random::{self, Purpose};
 use super::windows::windows;
 use super::{DataError, Dataset, item_token, mask_token};
+use crate::random::{self, Purpose};
 use medley_common::config::{DataConfig, NetworkKind, SamplesConfig};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
