@@ -64,7 +64,7 @@ pub enum Protocol {
     Uniform99,
     /// The same with 1000 items (TiMiRec).
     Uniform1000,
-    /// The target and 99 items drawn by training frequency, outside the user's whole sequence.
+    /// The target and 99 distinct items drawn by training frequency, outside the user's whole sequence (BERT4Rec).
     Popularity99,
     /// All items.
     Full,

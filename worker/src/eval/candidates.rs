@@ -4,6 +4,8 @@ use super::{EvalError, Split};
 use crate::random::{Purpose, below, stream, unit};
 use medley_common::hash;
 use medley_common::method::Protocol;
+use rand_chacha::rand_core::RngCore;
+use rayon::prelude::*;
 use std::io::Write;
 use std::path::Path;
 
@@ -22,9 +24,10 @@ pub struct Candidates {
 }
 
 impl Candidates {
-    /// Draws for every user, with replacement, outside the user's whole sequence (training, validation and test), as HAIL's
-    /// released evaluator does. `popularity99` draws by training frequency; items that training never shows are not
-    /// drawn. A user's list depends on the seed, the protocol, the split and the user alone.
+    /// Draws for every user outside the user's whole sequence (training, validation and test). The uniform protocols draw
+    /// with replacement, as HAIL's released evaluator does. `popularity99` draws by training frequency without, as
+    /// BERT4Rec's does, for as long as there are items that training shows and the user has not had; then it begins
+    /// anew. A user's list depends on the seed, the protocol, the split and the user (and the frequencies) alone.
     ///
     /// # Errors
     /// When a user has had everything that could be drawn.
@@ -40,44 +43,27 @@ impl Candidates {
     ) -> Result<Self, EvalError> {
         let negatives = protocol.negatives().expect("only sampled protocols have candidates");
         let weights = match protocol {
-            Protocol::Popularity99 => frequencies(sequences, items, |s| &s[..s.len() - 2]),
+            Protocol::Popularity99 => frequencies(sequences, items, |s| Split::Valid.history(s)),
             _ => vec![1; items],
         };
-        let mut cumulative = Vec::with_capacity(items);
-        let mut total = 0u64;
-        for weight in &weights {
-            total += weight;
-            cumulative.push(total);
-        }
         let salt = protocol.as_str().bytes().chain(split.as_str().bytes());
         let salt = salt.fold(0u64, |salt, byte| salt.wrapping_mul(257).wrapping_add(u64::from(byte)));
-        let mut drawn = Vec::with_capacity(sequences.len() * negatives);
-        let mut seen = vec![usize::MAX; items];
-        for (user, sequence) in sequences.iter().enumerate() {
-            sequence.iter().for_each(|item| seen[*item as usize] = user);
-            let left: u64 = (0..items).filter(|item| seen[*item] != user).map(|item| weights[item]).sum();
-            if left == 0 {
+        let of_user = |(user, sequence): (usize, &Vec<u32>)| {
+            let mut seen = vec![false; items];
+            sequence.iter().for_each(|item| seen[*item as usize] = true);
+            let open: Vec<u32> =
+                (0..items as u32).filter(|item| !seen[*item as usize] && weights[*item as usize] > 0).collect();
+            if open.is_empty() {
                 return Err(EvalError::NoNegatives { user, protocol });
             }
             let mut random = stream(Purpose::Candidates, seed, salt, user as u64);
-            // Rejection is quick while much is left; where it is not, draw among what is left alone.
-            let own: Option<(Vec<u32>, Vec<u64>)> = (left * 10 < total).then(|| remainder(&weights, &seen, user));
-            for _ in 0..negatives {
-                let item = match &own {
-                    Some((open, sums)) => open[pick(sums, unit(&mut random))],
-                    None => loop {
-                        let item = match protocol {
-                            Protocol::Popularity99 => pick(&cumulative, unit(&mut random)),
-                            _ => below(&mut random, items),
-                        };
-                        if seen[item] != user {
-                            break item as u32;
-                        }
-                    },
-                };
-                drawn.push(item);
-            }
-        }
+            Ok(match protocol {
+                Protocol::Popularity99 => distinct(&open, &weights, negatives, &mut random),
+                _ => (0..negatives).map(|_| open[below(&mut random, open.len())]).collect(),
+            })
+        };
+        let drawn: Result<Vec<Vec<u32>>, EvalError> = sequences.par_iter().enumerate().map(of_user).collect();
+        let drawn = drawn?.concat();
         let hash = hash::sha256(&encode(protocol, split, negatives, &drawn));
         Ok(Self { protocol, split, negatives, items: drawn, hash })
     }
@@ -133,22 +119,13 @@ pub fn frequencies(sequences: &[Vec<u32>], items: usize, part: impl Fn(&[u32]) -
     counts
 }
 
-/// What a user has not had, with its cumulative weights.
-fn remainder(weights: &[u64], seen: &[usize], user: usize) -> (Vec<u32>, Vec<u64>) {
-    let (mut open, mut sums, mut total) = (Vec::new(), Vec::new(), 0);
-    for (item, weight) in weights.iter().enumerate().filter(|(item, weight)| seen[*item] != user && **weight > 0) {
-        total += weight;
-        open.push(item as u32);
-        sums.push(total);
-    }
-    (open, sums)
-}
-
-/// The place whose share of the cumulative weights a number in [0, 1) falls into.
-fn pick(cumulative: &[u64], unit: f64) -> usize {
-    let total = cumulative.last().copied().unwrap_or(0);
-    let at = ((unit * total as f64) as u64).min(total.saturating_sub(1));
-    cumulative.partition_point(|sum| *sum <= at)
+/// A weighted draw without replacement: each item waits an exponential time of its weight's rate, and the first come
+/// (Efraimidis and Spirakis, 2006). Where there are too few items the list begins anew.
+fn distinct(open: &[u32], weights: &[u64], count: usize, random: &mut impl RngCore) -> Vec<u32> {
+    let time = |item: &u32| (-(1.0 - unit(random)).ln() / weights[*item as usize] as f64, *item);
+    let mut times: Vec<(f64, u32)> = open.iter().map(time).collect();
+    times.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    times.iter().map(|(_, item)| *item).cycle().take(count).collect()
 }
 
 fn encode(protocol: Protocol, split: Split, negatives: usize, items: &[u32]) -> Vec<u8> {
@@ -223,15 +200,15 @@ mod tests {
     }
 
     #[test]
-    fn popularity_draws_in_proportion() {
-        // Item 1 is trained on three times as often as item 2; the last user has had neither.
+    fn popularity_draws_distinct_items_the_popular_ones_first() {
+        // Training shows item 1 three times as often as item 2, and item 3 never; the last users have had neither.
         let mut sequences: Vec<Vec<u32>> = (0..300).map(|_| vec![1, 1, 1, 2, 0, 0]).collect();
-        sequences.extend((0..200).map(|_| vec![4, 4, 4]));
+        sequences.extend((0..2000).map(|_| vec![4, 4, 4]));
         let all = Candidates::draw(Protocol::Popularity99, Split::Test, &sequences, 5, 1).unwrap();
-        let drawn: Vec<u32> = (300..500).flat_map(|user| all.of(user).to_vec()).collect();
-        let share = drawn.iter().filter(|item| **item == 1).count() as f64 / drawn.len() as f64;
-        assert!((share - 0.75).abs() < 0.02, "{share}");
-        assert!(!drawn.contains(&3), "what training never shows is not drawn");
+        let lists: Vec<&[u32]> = (300..2300).map(|user| all.of(user)).collect();
+        assert!(lists.iter().all(|list| list[0] != list[1] && !list.contains(&3)));
+        let share = lists.iter().filter(|list| list[0] == 1).count() as f64 / lists.len() as f64;
+        assert!((share - 0.75).abs() < 0.03, "{share}");
     }
 
     #[test]
