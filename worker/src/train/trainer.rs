@@ -210,6 +210,7 @@ impl<'a> Trainer<'a> {
             reporter.stop_requested(),
         )?;
         let seconds = start.elapsed().as_secs_f64();
+        tracing::debug!(step = self.step + 1, seconds, split = ?outcome.split, "step");
         let traffic = self.exchange.take_traffic();
         self.step += 1;
         self.state.optimizer_steps = self.learner.updates;
