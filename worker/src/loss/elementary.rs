@@ -1,0 +1,82 @@
+//! Exponential and logarithms on vectors, by polynomials that need no table.
+//!
+//! Errors against the exact value, in units of the last place of the result (tested over the whole range):
+//! [`exp`] 2, [`ln`] 2, [`neg_log1m_and_inverse`] 4.
+
+use super::lanes::Lanes;
+
+/// e^x. 0 below about -104, infinite above about 88.7, subnormal results where they belong, NaN for NaN.
+///
+/// Range reduction by the nearest multiple of ln 2, split in two as by Cody and Waite; coefficients of Moshier's Cephes.
+#[inline(always)]
+pub(super) fn exp<L: Lanes>(x: L) -> L {
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    // Adding and taking away 1.5 * 2^23 rounds to the nearest integer.
+    const ROUNDER: f32 = 12_582_912.0;
+
+    // The constant comes first: minimum and maximum return their second operand, x, when it is not a number.
+    let x = L::splat(89.0).min(L::splat(-104.0).max(x));
+    let rounder = L::splat(ROUNDER);
+    let power = x
+        .mul_add(L::splat(std::f32::consts::LOG2_E), rounder)
+        .sub(rounder);
+    let r = power.mul_add(L::splat(-LN2_HIGH), x);
+    let r = power.mul_add(L::splat(-LN2_LOW), r);
+
+    let mut series = L::splat(1.987_569_1e-4);
+    for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5] {
+        series = series.mul_add(r, L::splat(coefficient));
+    }
+    series
+        .mul(r)
+        .mul_add(r, r)
+        .add(L::splat(1.0))
+        .times_power_of_two(power)
+}
+
+/// ln x of a positive finite number, subnormal ones included. 0 counts as 2^-152, so that 0 ln 0 = 0.
+#[inline(always)]
+pub(super) fn ln<L: Lanes>(x: L) -> L {
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+
+    let smallest_normal = L::splat(f32::MIN_POSITIVE);
+    let normal = x
+        .mul(L::splat(33_554_432.0))
+        .where_less(x, smallest_normal, x);
+    let shift = L::splat(-25.0).where_less(x, smallest_normal, L::splat(0.0));
+    let (mantissa, exponent) = normal.mantissa_and_exponent();
+    let exponent = exponent.add(shift);
+
+    // ln m = 2 artanh(s) with s = (m-1)/(m+1), |s| <= 0.172.
+    let f = mantissa.sub(L::splat(1.0));
+    let s = f.div(f.add(L::splat(2.0)));
+    let square = s.mul(s);
+    let mut series = L::splat(2.0 / 11.0);
+    for coefficient in [2.0 / 9.0, 2.0 / 7.0, 2.0 / 5.0, 2.0 / 3.0] {
+        series = series.mul_add(square, L::splat(coefficient));
+    }
+    // 2s = f - s f exactly in real numbers, and f is exact.
+    let tail = series.mul(square).sub(f).mul(s);
+    let low = exponent.mul_add(L::splat(LN2_LOW), tail);
+    exponent.mul_add(L::splat(LN2_HIGH), f.add(low))
+}
+
+/// `(-log(1 - p), 1 / (1 - p))` for p in [0, 1/2], with one division for both.
+#[inline(always)]
+pub(super) fn neg_log1m_and_inverse<L: Lanes>(p: L) -> (L, L) {
+    let one_minus = L::splat(1.0).sub(p);
+    let two_minus = L::splat(2.0).sub(p);
+    let inverse_of_both = L::splat(1.0).div(one_minus.mul(two_minus));
+    let inverse = two_minus.mul(inverse_of_both);
+
+    // -log(1-p) = 2 artanh(s) with s = p/(2-p) <= 1/3; the first term left out is s^15 2/15.
+    let s = p.mul(one_minus).mul(inverse_of_both);
+    let square = s.mul(s);
+    let mut series = L::splat(2.0 / 13.0);
+    for coefficient in [2.0 / 11.0, 2.0 / 9.0, 2.0 / 7.0, 2.0 / 5.0, 2.0 / 3.0, 2.0] {
+        series = series.mul_add(square, L::splat(coefficient));
+    }
+    (series.mul(s), inverse)
+}
