@@ -12,7 +12,7 @@
 //! w_M p_M, however large r_M is; the other classes receive - w_M p_M s_k, s being the softmax without M.
 
 use super::elementary::neg_log1m_and_inverse;
-use super::lanes::{LaneSum, Lanes, load, store};
+use super::lanes::{LaneSum, Lanes, load, store, sweep};
 use super::row::{Others, Row, Scratch};
 use super::softmax::{
     SoftmaxRow, exponentiate, powers_of_logits, powers_of_probabilities, scale, weighted_sum,
@@ -273,18 +273,16 @@ impl Negatives<'_> {
         let (factor, own_factor) = (L::splat(self.factor), L::splat(-self.own_factor));
         let zero = L::splat(0.0);
         let (mut loss, mut sum_of_r) = (LaneSum::<L>::new(), LaneSum::<L>::new());
-        let mut at = 0;
-        while at < terms.len() {
-            let p = load::<L>(self.exponentials, at, 0.0).mul(factor);
-            let own = load::<L>(self.own_weights, at, 0.0);
-            let weight = zero.max(own.mul_add(own_factor, load::<L>(self.weights, at, 0.0)));
+        sweep!(L, terms.len(), |at, FULL| {
+            let p = load::<L, FULL>(self.exponentials, at, 0.0).mul(factor);
+            let own = load::<L, FULL>(self.own_weights, at, 0.0);
+            let weight = zero.max(own.mul_add(own_factor, load::<L, FULL>(self.weights, at, 0.0)));
             let (neg_log1m, inverse) = neg_log1m_and_inverse(p);
             let r = weight.mul(p).mul(inverse);
             loss.add_product(weight, neg_log1m);
             sum_of_r.add(r);
-            store(r, terms, at);
-            at += L::WIDTH;
-        }
+            store::<L, FULL>(r, terms, at);
+        });
         (loss.total(), sum_of_r.total())
     }
 }
@@ -327,16 +325,14 @@ fn write_gradient<L: Lanes>(
         None => scale::<L>(exponentials, slope),
         Some(terms) => {
             let (slope, term_scale) = (L::splat(slope), L::splat((row_scale * share) as f32));
-            let mut at = 0;
-            while at < exponentials.len() {
-                let term = load::<L>(terms, at, 0.0).mul(term_scale);
-                store(
-                    load::<L>(exponentials, at, 0.0).mul_add(slope, term),
+            sweep!(L, exponentials.len(), |at, FULL| {
+                let term = load::<L, FULL>(terms, at, 0.0).mul(term_scale);
+                store::<L, FULL>(
+                    load::<L, FULL>(exponentials, at, 0.0).mul_add(slope, term),
                     exponentials,
                     at,
                 );
-                at += L::WIDTH;
-            }
+            });
         }
     }
     let p = softmax.p_largest;

@@ -4,7 +4,7 @@
 //! Σ_{l≠j} KL(p^(l) ‖ p^(j)) = Σ_k (G_k - S_k log p^(j)_k), so that T peers cost T rows and not T².
 
 use super::elementary::ln;
-use super::lanes::{LaneSum, Lanes, load, store};
+use super::lanes::{LaneSum, Lanes, load, store, sweep};
 use super::row::{Others, Row, Scratch};
 use super::softmax::{SoftmaxRow, probabilities};
 use super::sums::PeerLosses;
@@ -37,19 +37,17 @@ pub(super) fn mutual_row<L: Lanes>(
         let (of_own, of_sum) = (L::splat(of_own as f32), L::splat(of_sum as f32));
         let logarithm = LogProbability::<L>::new(&softmax);
         let mut kl = LaneSum::<L>::new();
-        let mut at = 0;
-        while at < logits.len() {
-            let sum = load::<L>(&scratch.sum, at, 0.0);
-            let entropy = load::<L>(&scratch.second_sum, at, 0.0);
-            let log_p = logarithm.of(load::<L>(logits, at, 0.0));
+        sweep!(L, logits.len(), |at, FULL| {
+            let sum = load::<L, FULL>(&scratch.sum, at, 0.0);
+            let entropy = load::<L, FULL>(&scratch.second_sum, at, 0.0);
+            let log_p = logarithm.of(load::<L, FULL>(logits, at, 0.0));
             kl.add(entropy.sub(sum.mul(log_p)));
-            store(
-                load::<L>(p, at, 0.0).mul_add(of_own, sum.mul(of_sum)),
+            store::<L, FULL>(
+                load::<L, FULL>(p, at, 0.0).mul_add(of_own, sum.mul(of_sum)),
                 logits,
                 at,
             );
-            at += L::WIDTH;
-        }
+        });
         let teacher_at_target = (f64::from(scratch.sum[target]) - f64::from(p[target])) / others;
         let at_target =
             -ce_factor * softmax.p_not_target + kl_factor * (softmax.p_target - teacher_at_target);
@@ -90,12 +88,11 @@ impl<L: Lanes> LogProbability<L> {
 /// S and G from all peers' logits and probabilities, to `sum` and `second_sum`.
 #[inline(always)]
 fn cohort_of_logits<L: Lanes>(row: &Row<'_, '_>, scratch: &mut Scratch) {
-    let mut at = 0;
-    while at < scratch.sum.len() {
+    sweep!(L, scratch.sum.len(), |at, FULL| {
         let (mut sum, mut entropy) = (L::splat(0.0), L::splat(0.0));
         for peer in 0..row.peers {
-            let p = load::<L>(&scratch.rows[peer], at, 0.0);
-            let log_p = LogProbability::<L>::new(&scratch.softmax[peer]).of(load::<L>(
+            let p = load::<L, FULL>(&scratch.rows[peer], at, 0.0);
+            let log_p = LogProbability::<L>::new(&scratch.softmax[peer]).of(load::<L, FULL>(
                 &*row.own[peer],
                 at,
                 0.0,
@@ -103,25 +100,22 @@ fn cohort_of_logits<L: Lanes>(row: &Row<'_, '_>, scratch: &mut Scratch) {
             sum = sum.add(p);
             entropy = p.mul_add(log_p, entropy);
         }
-        store(sum, &mut scratch.sum, at);
-        store(entropy, &mut scratch.second_sum, at);
-        at += L::WIDTH;
-    }
+        store::<L, FULL>(sum, &mut scratch.sum, at);
+        store::<L, FULL>(entropy, &mut scratch.second_sum, at);
+    });
 }
 
 /// S and G from everybody's probabilities, to `sum` and `second_sum`.
 #[inline(always)]
 fn cohort_of_probabilities<L: Lanes>(everyone: &[&[f32]], scratch: &mut Scratch) {
-    let mut at = 0;
-    while at < scratch.sum.len() {
+    sweep!(L, scratch.sum.len(), |at, FULL| {
         let (mut sum, mut entropy) = (L::splat(0.0), L::splat(0.0));
         for row in everyone {
-            let p = load::<L>(row, at, 0.0);
+            let p = load::<L, FULL>(row, at, 0.0);
             sum = sum.add(p);
             entropy = p.mul_add(ln(p), entropy);
         }
-        store(sum, &mut scratch.sum, at);
-        store(entropy, &mut scratch.second_sum, at);
-        at += L::WIDTH;
-    }
+        store::<L, FULL>(sum, &mut scratch.sum, at);
+        store::<L, FULL>(entropy, &mut scratch.second_sum, at);
+    });
 }

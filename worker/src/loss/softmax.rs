@@ -5,7 +5,7 @@
 //! is their sum.
 
 use super::elementary::{exp, ln};
-use super::lanes::{LaneSum, Lanes, load, store};
+use super::lanes::{LaneSum, Lanes, load, store, sweep};
 
 /// What is known of a row after its logits were replaced by exponentials; scalars in `f64`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,13 +57,11 @@ pub(super) fn exponentiate<L: Lanes>(row: &mut [f32], target: usize) -> SoftmaxR
     row[largest] = f32::NEG_INFINITY;
 
     let mut sum = LaneSum::<L>::new();
-    let mut at = 0;
-    while at < row.len() {
-        let exponential = exp(load::<L>(row, at, f32::NEG_INFINITY).sub(L::splat(base)));
-        store(exponential, row, at);
+    sweep!(L, row.len(), |at, FULL| {
+        let exponential = exp(load::<L, FULL>(row, at, f32::NEG_INFINITY).sub(L::splat(base)));
+        store::<L, FULL>(exponential, row, at);
         sum.add(exponential);
-        at += L::WIDTH;
-    }
+    });
     let exponentials = sum.total();
 
     let (z_largest, base) = (f64::from(first), f64::from(base));
@@ -115,12 +113,10 @@ pub(super) fn powers_of_logits<L: Lanes>(row: &mut [f32], softmax: &SoftmaxRow, 
         L::splat(softmax.z_largest),
         L::splat(softmax.log1p_odds as f32),
     );
-    let mut at = 0;
-    while at < row.len() {
-        let log_p = load::<L>(row, at, 0.0).sub(largest).sub(log1p_odds);
-        store(exp(log_p.mul(L::splat(exponent as f32))), row, at);
-        at += L::WIDTH;
-    }
+    sweep!(L, row.len(), |at, FULL| {
+        let log_p = load::<L, FULL>(row, at, 0.0).sub(largest).sub(log1p_odds);
+        store::<L, FULL>(exp(log_p.mul(L::splat(exponent as f32))), row, at);
+    });
 }
 
 /// Writes p_k^exponent of a row of probabilities to `into`.
@@ -133,36 +129,30 @@ pub(super) fn powers_of_probabilities<L: Lanes>(
     if exponent == 0.0 {
         return into.fill(1.0);
     }
-    let mut at = 0;
-    while at < probabilities.len() {
-        let log_p = ln(load::<L>(probabilities, at, 1.0));
-        store(exp(log_p.mul(L::splat(exponent as f32))), into, at);
-        at += L::WIDTH;
-    }
+    sweep!(L, probabilities.len(), |at, FULL| {
+        let log_p = ln(load::<L, FULL>(probabilities, at, 1.0));
+        store::<L, FULL>(exp(log_p.mul(L::splat(exponent as f32))), into, at);
+    });
 }
 
 /// Writes Σ factor * row over the rows to `into`.
 #[inline(always)]
 pub(super) fn weighted_sum<L: Lanes>(rows: &[(&[f32], f32)], into: &mut [f32]) {
-    let mut at = 0;
-    while at < into.len() {
+    sweep!(L, into.len(), |at, FULL| {
         let mut sum = L::splat(0.0);
         for &(row, factor) in rows {
-            sum = load::<L>(row, at, 0.0).mul_add(L::splat(factor), sum);
+            sum = load::<L, FULL>(row, at, 0.0).mul_add(L::splat(factor), sum);
         }
-        store(sum, into, at);
-        at += L::WIDTH;
-    }
+        store::<L, FULL>(sum, into, at);
+    });
 }
 
 /// Multiplies a row by a number.
 #[inline(always)]
 pub(super) fn scale<L: Lanes>(row: &mut [f32], by: f32) {
-    let mut at = 0;
-    while at < row.len() {
-        store(load::<L>(row, at, 0.0).mul(L::splat(by)), row, at);
-        at += L::WIDTH;
-    }
+    sweep!(L, row.len(), |at, FULL| {
+        store::<L, FULL>(load::<L, FULL>(row, at, 0.0).mul(L::splat(by)), row, at);
+    });
 }
 
 /// The largest and the second largest number of a row; -inf for what it does not have.
@@ -170,13 +160,11 @@ pub(super) fn scale<L: Lanes>(row: &mut [f32], by: f32) {
 fn two_largest<L: Lanes>(row: &[f32]) -> (f32, f32) {
     let mut first = L::splat(f32::NEG_INFINITY);
     let mut second = first;
-    let mut at = 0;
-    while at < row.len() {
-        let z = load::<L>(row, at, f32::NEG_INFINITY);
+    sweep!(L, row.len(), |at, FULL| {
+        let z = load::<L, FULL>(row, at, f32::NEG_INFINITY);
         second = second.max(first.min(z));
         first = first.max(z);
-        at += L::WIDTH;
-    }
+    });
     let (mut firsts, mut seconds) = ([0.0; super::lanes::WIDEST], [0.0; super::lanes::WIDEST]);
     first.store(&mut firsts);
     second.store(&mut seconds);
@@ -198,13 +186,11 @@ pub(super) fn arg_max<L: Lanes>(row: &[f32]) -> usize {
 #[inline(always)]
 fn position_of<L: Lanes>(row: &[f32], value: f32) -> usize {
     let sought = L::splat(value);
-    let mut at = 0;
-    while at < row.len() {
-        if load::<L>(row, at, f32::NAN).any_equal(sought) {
+    sweep!(L, row.len(), |at, FULL| {
+        if load::<L, FULL>(row, at, f32::NAN).any_equal(sought) {
             let block = &row[at..row.len().min(at + L::WIDTH)];
             return at + block.iter().position(|&z| z == value).unwrap_or(0);
         }
-        at += L::WIDTH;
-    }
+    });
     0
 }

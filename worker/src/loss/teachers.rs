@@ -1,6 +1,6 @@
 //! Who teaches whom on a row.
 
-use super::lanes::{LaneSum, Lanes, load};
+use super::lanes::{LaneSum, Lanes, load, sweep};
 
 /// The minimum groups of PeerRec (eq 6) of one row: for every peer the *other* peer to which the target is least
 /// likely, of equal ones the lower index; `None` for a peer that has no other.
@@ -41,11 +41,9 @@ pub(super) fn one_minus_target<L: Lanes>(probabilities: &[f32], target: usize) -
 #[inline(always)]
 fn sum<L: Lanes>(row: &[f32]) -> f64 {
     let mut sum = LaneSum::<L>::new();
-    let mut at = 0;
-    while at < row.len() {
-        sum.add(load::<L>(row, at, 0.0));
-        at += L::WIDTH;
-    }
+    sweep!(L, row.len(), |at, FULL| {
+        sum.add(load::<L, FULL>(row, at, 0.0));
+    });
     sum.total()
 }
 

@@ -51,32 +51,51 @@ pub(super) trait Lanes: Copy {
     fn any_equal(self, other: Self) -> bool;
 }
 
-/// The vector at `at`, with `fill` in the lanes past the end of the row.
-#[inline(always)]
-pub(super) fn load<L: Lanes>(row: &[f32], at: usize, fill: f32) -> L {
-    match row.get(at..at + L::WIDTH) {
-        Some(full) => L::load(full),
-        None => {
-            let mut padded = [fill; WIDEST];
-            let rest = &row[at..];
-            padded[..rest.len()].copy_from_slice(rest);
-            L::load(&padded)
+/// Runs a block for every vector of a row of the given length: `at` is where the vector starts, and the constant `FULL`
+/// says whether all of it lies within the row. The block is expanded twice, so that the loop over full vectors has no
+/// branch and nothing passes through memory; a closure would not do (see the module).
+macro_rules! sweep {
+    ($lanes:ty, $length:expr, |$at:ident, $full:ident| $body:block) => {{
+        let length: usize = $length;
+        let full_end = length - length % <$lanes>::WIDTH;
+        let mut position = 0;
+        while position < full_end {
+            const $full: bool = true;
+            let $at = position;
+            $body
+            position += <$lanes>::WIDTH;
         }
+        if full_end < length {
+            const $full: bool = false;
+            let $at = full_end;
+            $body
+        }
+    }};
+}
+pub(super) use sweep;
+
+/// The vector at `at`, with `fill` in the lanes past the end of the row unless it is `FULL`.
+#[inline(always)]
+pub(super) fn load<L: Lanes, const FULL: bool>(row: &[f32], at: usize, fill: f32) -> L {
+    if FULL {
+        return L::load(&row[at..]);
     }
+    let mut padded = [fill; WIDEST];
+    let rest = &row[at..];
+    padded[..rest.len()].copy_from_slice(rest);
+    L::load(&padded)
 }
 
-/// Stores the vector at `at`, without the lanes past the end of the row.
+/// Stores the vector at `at`, without the lanes past the end of the row unless it is `FULL`.
 #[inline(always)]
-pub(super) fn store<L: Lanes>(vector: L, row: &mut [f32], at: usize) {
-    match row.get_mut(at..at + L::WIDTH) {
-        Some(full) => vector.store(full),
-        None => {
-            let mut padded = [0.0; WIDEST];
-            vector.store(&mut padded);
-            let rest = &mut row[at..];
-            rest.copy_from_slice(&padded[..rest.len()]);
-        }
+pub(super) fn store<L: Lanes, const FULL: bool>(vector: L, row: &mut [f32], at: usize) {
+    if FULL {
+        return vector.store(&mut row[at..]);
     }
+    let mut padded = [0.0; WIDEST];
+    vector.store(&mut padded);
+    let rest = &mut row[at..];
+    rest.copy_from_slice(&padded[..rest.len()]);
 }
 
 /// A sum of many vectors: lane by lane in `f32`, in two levels so that rounding errors stay far below those of one

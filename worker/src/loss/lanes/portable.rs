@@ -20,14 +20,12 @@ impl Lanes for F32x8 {
 
     #[inline(always)]
     fn load(from: &[f32]) -> Self {
-        let mut lanes = [0.0; 8];
-        lanes.copy_from_slice(&from[..8]);
-        Self(lanes)
+        Self(*from.first_chunk().expect("a full vector"))
     }
 
     #[inline(always)]
     fn store(self, to: &mut [f32]) {
-        to[..8].copy_from_slice(&self.0);
+        *to.first_chunk_mut().expect("a full vector") = self.0;
     }
 
     #[inline(always)]
