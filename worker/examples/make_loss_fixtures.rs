@@ -232,7 +232,8 @@ fn evaluate(inputs: &Inputs, variant: &Value) -> BTreeMap<String, (Vec<u8>, Dtyp
             );
             let q: Tensor = q * (1.0 - &one_hot);
             poses.push(mean(&(&kept * u * ce.get(j as i64))));
-            let terms = -(q * log_1mp.get(j as i64)).sum_dim_intlist(&[-1_i64][..], false, Kind::Double);
+            let terms =
+                -(q * log_1mp.get(j as i64)).sum_dim_intlist(&[-1_i64][..], false, Kind::Double);
             negs.push(mean(&(&kept * terms)));
         }
         pos = Tensor::stack(&poses, 0) * f64::from(u8::from(positive));

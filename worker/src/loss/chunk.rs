@@ -1,16 +1,11 @@
 //! The kernels over a chunk of rows: checked inputs, the choice of instructions, and threads.
 
-use std::ops::Range;
-
 use rayon::prelude::*;
 
-use super::exclusivity::{cross_entropy_row, exclusivity_row};
-use super::lanes::{Lanes, SimdLevel, Task, dispatch};
-use super::mutual::mutual_row;
-use super::row::{Others, Row, Scratch};
-use super::softmax::{exponentiate, probabilities};
+use super::lanes::{SimdLevel, dispatch};
+use super::range::{CrossEntropies, Losses, RangeTask, RowRange, Softmax};
 use super::spec::LossSpec;
-use super::sums::{LossSums, PeerLosses, RowFlags};
+use super::sums::LossSums;
 
 /// Rows that one thread takes at a time. Fixed, so that what is computed together never depends on the threads.
 const ROWS_PER_RANGE: usize = 8;
@@ -142,7 +137,7 @@ impl LossKernel {
         )?;
         let own: Vec<usize> = (0..peers).collect();
         self.losses(
-            Losses {
+            &Losses {
                 spec,
                 rows,
                 own: &own,
@@ -160,7 +155,8 @@ impl LossKernel {
     ///
     /// `own`: indices of peers. `own_logits`: `[own, rows, catalogue]`, overwritten by gradients.
     /// `everyone`: `[peers, rows, catalogue]`, from [`LossKernel::softmax`], the own peers included. `sums` has one entry
-    /// for every peer of the cohort; those of `own` are added to.
+    /// for every peer of the cohort; those of `own` are added to. Peers whose p_* round to the same number are equals
+    /// to [`Teacher::MinimumGroup`](super::Teacher::MinimumGroup).
     ///
     /// # Errors
     /// As [`LossKernel::losses_and_gradients`], and [`LossError::Peer`].
@@ -191,7 +187,7 @@ impl LossKernel {
             everyone.len(),
         )?;
         self.losses(
-            Losses {
+            &Losses {
                 spec,
                 rows,
                 own,
@@ -245,7 +241,7 @@ impl LossKernel {
         }
     }
 
-    fn losses(&self, job: Losses<'_>, logits: &mut [f32], sums: &mut LossSums) {
+    fn losses(&self, job: &Losses<'_>, logits: &mut [f32], sums: &mut LossSums) {
         let (count, block) = (job.rows.targets.len(), job.rows.logits());
         if count == 0 || job.own.is_empty() {
             return;
@@ -264,10 +260,10 @@ impl LossKernel {
         if self.threads && logits_worth_threads(job.own.len() * block) {
             ranges
                 .par_iter_mut()
-                .for_each(|range| dispatch(self.level, RangeTask { job: &job, range }));
+                .for_each(|range| dispatch(self.level, RangeTask { job, range }));
         } else {
             for range in &mut ranges {
-                dispatch(self.level, RangeTask { job: &job, range });
+                dispatch(self.level, RangeTask { job, range });
             }
         }
         for range in &ranges {
@@ -306,7 +302,7 @@ impl ChunkRows<'_> {
         self.targets.len() * self.catalogue
     }
 
-    fn weight(&self, row: usize) -> f64 {
+    pub(super) fn weight(&self, row: usize) -> f64 {
         self.weights.map_or(1.0, |weights| f64::from(weights[row]))
     }
 
@@ -335,160 +331,5 @@ impl ChunkRows<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// A chunk's losses: everything but the logits.
-struct Losses<'a> {
-    spec: &'a LossSpec,
-    rows: &'a ChunkRows<'a>,
-    own: &'a [usize],
-    peers: usize,
-    everyone: Option<&'a [f32]>,
-}
-
-/// Some rows of a chunk, and what came of them.
-struct RowRange<'a> {
-    rows: Range<usize>,
-    /// Of each own peer, `[rows, catalogue]`.
-    logits: Vec<&'a mut [f32]>,
-    /// `[rows, own]`.
-    losses: Vec<PeerLosses>,
-    flags: Vec<RowFlags>,
-}
-
-impl RowRange<'_> {
-    fn new(rows: Range<usize>, own: usize) -> Self {
-        let count = rows.len();
-        Self {
-            rows,
-            logits: Vec::with_capacity(own),
-            losses: vec![PeerLosses::default(); count * own],
-            flags: vec![RowFlags::default(); count],
-        }
-    }
-}
-
-struct RangeTask<'t, 'a> {
-    job: &'t Losses<'t>,
-    range: &'t mut RowRange<'a>,
-}
-
-impl Task for RangeTask<'_, '_> {
-    #[inline(always)]
-    fn run<L: Lanes>(self) {
-        let Losses {
-            spec,
-            rows,
-            own,
-            peers,
-            everyone,
-        } = *self.job;
-        let catalogue = rows.catalogue;
-        let cooperative = spec.needs_peers() && peers > 1;
-        let peer_rows = match spec {
-            LossSpec::Mutual { .. } if cooperative => peers,
-            LossSpec::Exclusivity(spec) if cooperative && spec.gamma != 1.0 => peers,
-            _ => 0,
-        };
-        let mut scratch = Scratch::new(own.len(), peers, catalogue, cooperative, peer_rows);
-        for (local, index) in self.range.rows.clone().enumerate() {
-            let span = local * catalogue..(local + 1) * catalogue;
-            let mut logits: Vec<&mut [f32]> = Vec::with_capacity(own.len());
-            for block in &mut self.range.logits {
-                logits.push(&mut block[span.clone()]);
-            }
-            let weight = rows.weight(index);
-            if weight == 0.0 {
-                for row in logits {
-                    row.fill(0.0);
-                }
-                continue;
-            }
-            let truncated = rows.truncated.is_some_and(|truncated| truncated[index]);
-            let others = match everyone {
-                None => Others::Logits,
-                Some(everyone) => {
-                    let row_of = |peer| {
-                        &everyone[(peer * rows.targets.len() + index) * catalogue..][..catalogue]
-                    };
-                    Others::Probabilities((0..peers).map(row_of).collect())
-                }
-            };
-            let target = rows.targets[index] as usize;
-            let scale = weight * rows.scale;
-            let mut row = Row {
-                peers,
-                own_peers: own,
-                own: &mut logits,
-                others,
-                target,
-                truncated,
-                scale,
-            };
-            match spec {
-                LossSpec::Mutual { alpha } if cooperative => {
-                    mutual_row::<L>(*alpha, &mut row, &mut scratch)
-                }
-                LossSpec::Exclusivity(spec) if cooperative => {
-                    exclusivity_row::<L>(spec, &mut row, &mut scratch)
-                }
-                _ => {
-                    let (exponent, ce_factor) = match spec {
-                        LossSpec::ReweightedCrossEntropy { exponent } => (*exponent, 1.0),
-                        LossSpec::Exclusivity(spec) if spec.truncate_ce && truncated => (0.0, 0.0),
-                        _ => (0.0, 1.0),
-                    };
-                    cross_entropy_row::<L>(&mut row, exponent, ce_factor, &mut scratch);
-                }
-            }
-            let implicitly_hard = row.implicitly_hard::<L>(&scratch);
-            self.range.losses[local * own.len()..(local + 1) * own.len()]
-                .copy_from_slice(&scratch.losses);
-            self.range.flags[local] = RowFlags {
-                weight,
-                truncated,
-                implicitly_hard,
-            };
-        }
-    }
-}
-
-struct CrossEntropies<'t> {
-    rows: &'t ChunkRows<'t>,
-    logits: &'t [f32],
-    into: &'t mut [f64],
-}
-
-impl Task for CrossEntropies<'_> {
-    #[inline(always)]
-    fn run<L: Lanes>(self) {
-        let mut scratch = vec![0.0; self.rows.catalogue];
-        let count = self.rows.targets.len();
-        for (at, into) in self.into.iter_mut().enumerate() {
-            let row = at % count;
-            *into = 0.0;
-            if self.rows.weight(row) != 0.0 {
-                scratch.copy_from_slice(
-                    &self.logits[at * self.rows.catalogue..][..self.rows.catalogue],
-                );
-                *into =
-                    exponentiate::<L>(&mut scratch, self.rows.targets[row] as usize).cross_entropy;
-            }
-        }
-    }
-}
-
-struct Softmax<'t> {
-    catalogue: usize,
-    logits: &'t mut [f32],
-}
-
-impl Task for Softmax<'_> {
-    #[inline(always)]
-    fn run<L: Lanes>(self) {
-        for row in self.logits.chunks_exact_mut(self.catalogue) {
-            probabilities::<L>(row, 0);
-        }
     }
 }

@@ -82,8 +82,8 @@ pub(super) fn exclusivity_row<L: Lanes>(
     if let (true, false, Others::Probabilities(everyone)) =
         (with_negatives, plain_power, &row.others)
     {
-        for peer in 0..peers {
-            powers_of_probabilities::<L>(everyone[peer], spec.gamma, &mut scratch.rows[peer]);
+        for (probabilities, powers) in everyone.iter().zip(&mut scratch.rows) {
+            powers_of_probabilities::<L>(probabilities, spec.gamma, powers);
         }
     }
 

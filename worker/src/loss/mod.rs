@@ -9,7 +9,7 @@
 //! 3. `chunk`: [`LossKernel`], the entries: gradients with all logits at hand, with other peers' probabilities only,
 //!    cross-entropies, softmax; instruction sets and threads.
 //! 4. `sums`: [`LossSums`], what is added up on the way.
-//! 5. `row`, `softmax`, `teachers`, `exclusivity`, `mutual`: one row.
+//! 5. `range`, `row`, `softmax`, `teachers`, `exclusivity`, `mutual`: some rows, one row.
 //! 6. `elementary`, `lanes`: exponential and logarithm on vectors; vectors.
 //!
 //! Invariants: other peers are constants to a peer. Results depend on the rows, the order of the peers and the instruction
@@ -21,6 +21,10 @@ mod elementary;
 mod exclusivity;
 mod lanes;
 mod mutual;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod properties;
+mod range;
 mod row;
 mod softmax;
 mod spec;
