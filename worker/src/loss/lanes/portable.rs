@@ -79,11 +79,15 @@ impl Lanes for F32x8 {
     #[inline(always)]
     fn times_power_of_two(self, power: Self) -> Self {
         Self(from_fn(|l| {
+            // In 1.5 * 2^23 + power the lowest bits are the integer; unlike a cast this is one vector addition.
+            let power = (power.0[l] + 12_582_912.0)
+                .to_bits()
+                .wrapping_sub(12_582_912.0_f32.to_bits())
+                .cast_signed();
             // Two factors, because 2^power itself may not be a normal number.
-            let power = power.0[l] as i32;
             let half = power >> 1;
-            let other_half = power - half;
-            let factor = |n: i32| f32::from_bits(((n + 127) << 23) as u32);
+            let other_half = power.wrapping_sub(half);
+            let factor = |n: i32| f32::from_bits(n.wrapping_add(127).cast_unsigned() << 23);
             self.0[l] * factor(half) * factor(other_half)
         }))
     }
