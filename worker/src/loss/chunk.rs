@@ -1,273 +1,335 @@
-//! Many rows at once: on all threads, for the best instruction set at hand.
+//! The kernels over a chunk of rows: checked inputs, the choice of instructions, and threads.
 
-use super::row::{self, RowInput, Scratch};
-use super::spec::LossSpec;
-use super::sums::{LossSums, PeerSums};
 use rayon::prelude::*;
-use std::sync::OnceLock;
 
-/// A few rows of a batch.
-#[derive(Debug, Clone)]
-pub struct Chunk<'a> {
-    /// The class that stands at each row, `[rows]`, each in `0..catalogue`.
+use super::lanes::{SimdLevel, dispatch};
+use super::range::{CrossEntropies, Losses, RangeTask, RowRange, Softmax};
+use super::spec::LossSpec;
+use super::sums::LossSums;
+
+/// Rows that one thread takes at a time. Fixed, so that what is computed together never depends on the threads.
+const ROWS_PER_RANGE: usize = 8;
+/// Below so many logits a chunk isn't worth waking other threads.
+const LOGITS_WORTH_THREADS: usize = 1 << 17;
+
+/// What is wrong with a chunk.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LossError {
+    /// A slice of the wrong length.
+    #[error("{what} of the loss chunk has {found} entries, but {expected} are needed ({shape})")]
+    Shape {
+        /// Which slice.
+        what: &'static str,
+        /// What its axes are.
+        shape: &'static str,
+        /// The product of its axes.
+        expected: usize,
+        /// The length given.
+        found: usize,
+    },
+    /// A target that is no class.
+    #[error(
+        "row {row} of the loss chunk has target {target}, outside the catalogue of {catalogue} classes"
+    )]
+    Target {
+        /// The row within the chunk.
+        row: usize,
+        /// Its target.
+        target: i64,
+        /// V.
+        catalogue: usize,
+    },
+    /// A peer that is not in the cohort.
+    #[error("peer {peer} is not one of the {peers} peers of the loss chunk")]
+    Peer {
+        /// The peer.
+        peer: usize,
+        /// T.
+        peers: usize,
+    },
+    /// An instruction set that this machine lacks.
+    #[error("this machine has no {0:?} instructions")]
+    Level(SimdLevel),
+}
+
+/// The rows of a chunk, as far as all peers share them.
+#[derive(Clone, Copy, Debug)]
+pub struct ChunkRows<'a> {
+    /// The positive class of each row, `[rows]`; ignored on padding.
     pub targets: &'a [i64],
-    /// Rows taken for noise, `[rows]`.
-    pub truncated: &'a [bool],
-    /// What gradients are multiplied by: 1 over the rows of the whole batch.
-    pub scale: f64,
-    /// T.
-    pub peers: usize,
-    /// V.
+    /// The weight of each row, `[rows]`, 0 for padding; `None`: all 1.
+    pub weights: Option<&'a [f32]>,
+    /// Which rows are truncated, `[rows]`; `None`: none.
+    pub truncated: Option<&'a [bool]>,
+    /// V, the number of classes.
     pub catalogue: usize,
+    /// What gradients are multiplied by, besides the row weight: 1 over [`LossSpec::denominator`] of the whole batch.
+    pub scale: f64,
 }
 
-/// An instruction set that the loss is compiled for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Level {
-    /// Whatever the target of the build has.
-    Portable,
-    /// AVX2 with fused multiply-add.
-    Avx2,
-    /// AVX-512 (F, DQ, BW, VL).
-    Avx512,
+/// The loss kernels for one instruction set.
+#[derive(Clone, Copy, Debug)]
+pub struct LossKernel {
+    level: SimdLevel,
+    threads: bool,
 }
 
-/// Rows that a thread takes at a time.
-const ROWS_PER_TASK: usize = 8;
+impl Default for LossKernel {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
-/// The instruction sets that this processor has, best first.
-pub fn levels() -> Vec<Level> {
-    let mut levels = Vec::new();
-    #[cfg(target_arch = "x86_64")]
-    {
-        let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-        let has_avx512 = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vl");
-        if has_avx2 && has_avx512 {
-            levels.push(Level::Avx512);
-        }
-        if has_avx2 {
-            levels.push(Level::Avx2);
+impl LossKernel {
+    /// The fastest kernels for this machine, on the calling thread.
+    pub fn new() -> Self {
+        Self {
+            level: SimdLevel::best(),
+            threads: false,
         }
     }
-    levels.push(Level::Portable);
-    levels
-}
 
-fn best() -> Level {
-    static BEST: OnceLock<Level> = OnceLock::new();
-    *BEST.get_or_init(|| levels()[0])
-}
-
-/// Losses of all peers on some rows, added to `sums`. `logits` `[T, rows, V]` become the gradients, times the chunk's scale,
-/// of the sum over peers of their total losses.
-///
-/// # Panics
-/// If the lengths do not fit one another or a target is outside the catalogue.
-pub fn losses_and_gradients(spec: &LossSpec, chunk: &Chunk<'_>, logits: &mut [f32], sums: &mut LossSums) {
-    losses_and_gradients_at(best(), spec, chunk, logits, sums);
-}
-
-/// [`losses_and_gradients`] at a level among [`levels`].
-///
-/// # Panics
-/// As [`losses_and_gradients`].
-pub fn losses_and_gradients_at(
-    level: Level,
-    spec: &LossSpec,
-    chunk: &Chunk<'_>,
-    logits: &mut [f32],
-    sums: &mut LossSums,
-) {
-    let everybody: Vec<usize> = (0..chunk.peers).collect();
-    work(level, spec, chunk, &everybody, logits, None, sums);
-}
-
-/// Losses of the peers `own` on some rows, where the others are known by their probabilities: `everyone` is `[T, rows, V]`,
-/// `logits` `[own, rows, V]` become the gradients.
-///
-/// # Panics
-/// As [`losses_and_gradients`].
-pub fn own_losses_and_gradients(
-    spec: &LossSpec,
-    chunk: &Chunk<'_>,
-    own: &[usize],
-    logits: &mut [f32],
-    everyone: &[f32],
-    sums: &mut LossSums,
-) {
-    own_losses_and_gradients_at(best(), spec, chunk, own, logits, everyone, sums);
-}
-
-/// [`own_losses_and_gradients`] at a level among [`levels`].
-///
-/// # Panics
-/// As [`losses_and_gradients`].
-pub fn own_losses_and_gradients_at(
-    level: Level,
-    spec: &LossSpec,
-    chunk: &Chunk<'_>,
-    own: &[usize],
-    logits: &mut [f32],
-    everyone: &[f32],
-    sums: &mut LossSums,
-) {
-    assert_eq!(everyone.len(), chunk.peers * chunk.targets.len() * chunk.catalogue, "probabilities are [T, rows, V]");
-    work(level, spec, chunk, own, logits, Some(everyone), sums);
-}
-
-/// Rows are shared out in fixed tasks and their sums added in the order of rows, so that the number of threads does not
-/// change a bit.
-fn work(
-    level: Level,
-    spec: &LossSpec,
-    chunk: &Chunk<'_>,
-    own: &[usize],
-    logits: &mut [f32],
-    everyone: Option<&[f32]>,
-    sums: &mut LossSums,
-) {
-    let (rows, catalogue) = (chunk.targets.len(), chunk.catalogue);
-    assert_eq!(chunk.truncated.len(), rows, "every row has a target and a mark");
-    assert_eq!(logits.len(), own.len() * rows * catalogue, "logits are [peers, rows, V]");
-    assert!(chunk.targets.iter().all(|target| (0..catalogue as i64).contains(target)), "targets are classes");
-    if rows == 0 || own.is_empty() {
-        return;
+    /// The kernels for a given instruction set.
+    ///
+    /// # Errors
+    /// [`LossError::Level`] if the machine lacks it.
+    pub fn with_level(level: SimdLevel) -> Result<Self, LossError> {
+        let known = SimdLevel::available().contains(&level);
+        known
+            .then_some(Self {
+                level,
+                threads: false,
+            })
+            .ok_or(LossError::Level(level))
     }
-    let mut by_row: Vec<Vec<&mut [f32]>> = (0..rows).map(|_| Vec::with_capacity(own.len())).collect();
-    for (place, row) in logits.chunks_exact_mut(catalogue).enumerate() {
-        by_row[place % rows].push(row);
+
+    /// Splits large chunks over the current rayon pool. The results are the same bits, whatever the pool.
+    pub fn on_threads(self, threads: bool) -> Self {
+        Self { threads, ..self }
     }
-    let mut results = vec![PeerSums::default(); own.len() * rows];
-    by_row
-        .par_chunks_mut(ROWS_PER_TASK)
-        .zip(results.par_chunks_mut(ROWS_PER_TASK * own.len()))
-        .enumerate()
-        .for_each_init(
-            || Scratch::new(chunk.peers, catalogue),
-            |scratch, (number, (rows, results))| {
-                let task = Task { spec, chunk, own, everyone, first: number * ROWS_PER_TASK };
-                run(level, &task, rows, scratch, results);
+
+    /// The instruction set in use.
+    pub fn level(&self) -> SimdLevel {
+        self.level
+    }
+
+    /// Losses of all peers on the rows of a chunk, and the gradients of the sum of their totals.
+    ///
+    /// `logits`: `[peers, rows, catalogue]`, overwritten by d(Σ_j total_j) / d(logits), weighted and scaled; zero on
+    /// rows of weight 0. `sums` has one entry a peer, to which row sums are added.
+    ///
+    /// # Errors
+    /// [`LossError`] if a slice has the wrong length or a target is no class; nothing is written then.
+    pub fn losses_and_gradients(
+        &self,
+        spec: &LossSpec,
+        rows: &ChunkRows<'_>,
+        logits: &mut [f32],
+        sums: &mut LossSums,
+    ) -> Result<(), LossError> {
+        let peers = sums.peers.len();
+        rows.check()?;
+        check_length(
+            "logits",
+            "[peers, rows, catalogue]",
+            peers * rows.logits(),
+            logits.len(),
+        )?;
+        let own: Vec<usize> = (0..peers).collect();
+        self.losses(
+            &Losses {
+                spec,
+                rows,
+                own: &own,
+                peers,
+                everyone: None,
             },
+            logits,
+            sums,
         );
-    for row in results.chunks_exact(own.len()) {
-        for (peer, result) in own.iter().zip(row) {
-            sums.peers[*peer].add(result);
+        Ok(())
+    }
+
+    /// The same for a worker that has the logits of its `own` peers alone, and of all peers the probabilities
+    /// (`exchange = "distributions"`).
+    ///
+    /// `own`: indices of peers. `own_logits`: `[own, rows, catalogue]`, overwritten by gradients.
+    /// `everyone`: `[peers, rows, catalogue]`, from [`LossKernel::softmax`], the own peers included. `sums` has one entry
+    /// for every peer of the cohort; those of `own` are added to. Peers whose p_* round to the same number are equals
+    /// to [`Teacher::MinimumGroup`](super::Teacher::MinimumGroup).
+    ///
+    /// # Errors
+    /// As [`LossKernel::losses_and_gradients`], and [`LossError::Peer`].
+    pub fn losses_and_gradients_for(
+        &self,
+        spec: &LossSpec,
+        rows: &ChunkRows<'_>,
+        own: &[usize],
+        own_logits: &mut [f32],
+        everyone: &[f32],
+        sums: &mut LossSums,
+    ) -> Result<(), LossError> {
+        let peers = sums.peers.len();
+        rows.check()?;
+        if let Some(&peer) = own.iter().find(|&&peer| peer >= peers) {
+            return Err(LossError::Peer { peer, peers });
+        }
+        check_length(
+            "own logits",
+            "[own, rows, catalogue]",
+            own.len() * rows.logits(),
+            own_logits.len(),
+        )?;
+        check_length(
+            "probabilities",
+            "[peers, rows, catalogue]",
+            peers * rows.logits(),
+            everyone.len(),
+        )?;
+        self.losses(
+            &Losses {
+                spec,
+                rows,
+                own,
+                peers,
+                everyone: Some(everyone),
+            },
+            own_logits,
+            sums,
+        );
+        Ok(())
+    }
+
+    /// `-log p_*` of every row, for ranks that must be known before the gradients: the very numbers that
+    /// [`LossKernel::losses_and_gradients`] adds up.
+    ///
+    /// `logits`: `[peers, rows, catalogue]`, not changed. `into`: `[peers, rows]`; 0 on rows of weight 0.
+    ///
+    /// # Errors
+    /// [`LossError`] if a slice has the wrong length or a target is no class.
+    pub fn cross_entropies(
+        &self,
+        rows: &ChunkRows<'_>,
+        logits: &[f32],
+        into: &mut [f64],
+    ) -> Result<(), LossError> {
+        rows.check()?;
+        let count = rows.targets.len();
+        let peers = into.len().checked_div(count).unwrap_or(0);
+        check_length(
+            "cross-entropies",
+            "[peers, rows]",
+            peers * count,
+            into.len(),
+        )?;
+        check_length(
+            "logits",
+            "[peers, rows, catalogue]",
+            peers * rows.logits(),
+            logits.len(),
+        )?;
+        if count > 0 {
+            dispatch(self.level, CrossEntropies { rows, logits, into });
+        }
+        Ok(())
+    }
+
+    /// Replaces rows of logits, `[.., catalogue]`, by their probabilities.
+    pub fn softmax(&self, catalogue: usize, logits: &mut [f32]) {
+        if catalogue > 0 {
+            dispatch(self.level, Softmax { catalogue, logits });
         }
     }
-}
 
-/// Consecutive rows for one thread.
-struct Task<'a> {
-    spec: &'a LossSpec,
-    chunk: &'a Chunk<'a>,
-    own: &'a [usize],
-    everyone: Option<&'a [f32]>,
-    first: usize,
-}
-
-#[inline(always)]
-fn task_body(task: &Task<'_>, rows: &mut [Vec<&mut [f32]>], scratch: &mut Scratch, results: &mut [PeerSums]) {
-    let (chunk, count) = (task.chunk, task.chunk.targets.len());
-    for (place, (logits, sums)) in rows.iter_mut().zip(results.chunks_exact_mut(task.own.len())).enumerate() {
-        let row = task.first + place;
-        let input = RowInput {
-            target: chunk.targets[row] as usize,
-            truncated: chunk.truncated[row],
-            scale: chunk.scale as f32,
-        };
-        match task.everyone {
-            None => row::all_peers(task.spec, input, logits, scratch, sums),
-            Some(everyone) => {
-                let of_peer = |peer: usize| &everyone[(peer * count + row) * chunk.catalogue..][..chunk.catalogue];
-                let everyone: Vec<&[f32]> = (0..chunk.peers).map(of_peer).collect();
-                row::own_peers(task.spec, input, task.own, logits, &everyone, scratch, sums);
+    fn losses(&self, job: &Losses<'_>, logits: &mut [f32], sums: &mut LossSums) {
+        let (count, block) = (job.rows.targets.len(), job.rows.logits());
+        if count == 0 || job.own.is_empty() {
+            return;
+        }
+        // Ranges of rows, each with its slice of every own peer's block and its own outcomes.
+        let mut ranges: Vec<RowRange<'_>> = (0..count)
+            .step_by(ROWS_PER_RANGE)
+            .map(|start| RowRange::new(start..count.min(start + ROWS_PER_RANGE), job.own.len()))
+            .collect();
+        for peer in logits.chunks_exact_mut(block) {
+            let pieces = peer.chunks_mut(ROWS_PER_RANGE * job.rows.catalogue);
+            for (range, piece) in ranges.iter_mut().zip(pieces) {
+                range.logits.push(piece);
+            }
+        }
+        if self.threads && logits_worth_threads(job.own.len() * block) {
+            ranges
+                .par_iter_mut()
+                .for_each(|range| dispatch(self.level, RangeTask { job, range }));
+        } else {
+            for range in &mut ranges {
+                dispatch(self.level, RangeTask { job, range });
+            }
+        }
+        for range in &ranges {
+            for (losses, flags) in range.losses.chunks_exact(job.own.len()).zip(&range.flags) {
+                sums.add_row(job.own, losses, *flags);
             }
         }
     }
 }
 
-fn run(level: Level, task: &Task<'_>, rows: &mut [Vec<&mut [f32]>], scratch: &mut Scratch, results: &mut [PeerSums]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx2,fma")]
-        fn avx2(task: &Task<'_>, rows: &mut [Vec<&mut [f32]>], scratch: &mut Scratch, results: &mut [PeerSums]) {
-            task_body(task, rows, scratch, results);
-        }
-        #[target_feature(enable = "avx2,fma,avx512f,avx512dq,avx512bw,avx512vl")]
-        fn avx512(task: &Task<'_>, rows: &mut [Vec<&mut [f32]>], scratch: &mut Scratch, results: &mut [PeerSums]) {
-            task_body(task, rows, scratch, results);
-        }
-        match level {
-            // SAFETY: `levels` lists this one only where the processor has its features.
-            Level::Avx512 => return unsafe { avx512(task, rows, scratch, results) },
-            // SAFETY: as above.
-            Level::Avx2 => return unsafe { avx2(task, rows, scratch, results) },
-            Level::Portable => {}
-        }
+fn logits_worth_threads(logits: usize) -> bool {
+    logits >= LOGITS_WORTH_THREADS && rayon::current_num_threads() > 1
+}
+
+fn check_length(
+    what: &'static str,
+    shape: &'static str,
+    expected: usize,
+    found: usize,
+) -> Result<(), LossError> {
+    if expected == found {
+        Ok(())
+    } else {
+        Err(LossError::Shape {
+            what,
+            shape,
+            expected,
+            found,
+        })
     }
-    let _ = level;
-    task_body(task, rows, scratch, results);
 }
 
-/// `-log p_*` of all peers on some rows, `[T, rows]`, from logits `[T, rows, V]`: what truncation needs first.
-pub fn cross_entropies(logits: &[f32], targets: &[i64], peers: usize, catalogue: usize) -> Vec<f32> {
-    assert_eq!(logits.len(), peers * targets.len() * catalogue, "logits are [T, rows, V]");
-    let level = best();
-    let rows = logits.par_chunks_exact(catalogue).enumerate();
-    rows.map(|(place, row)| entropy_of(level, row, targets[place % targets.len()] as usize)).collect()
-}
-
-fn entropy_of(level: Level, row: &[f32], target: usize) -> f32 {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx2,fma")]
-        fn avx2(row: &[f32], target: usize) -> f32 {
-            row::cross_entropy(row, target)
-        }
-        #[target_feature(enable = "avx2,fma,avx512f,avx512dq,avx512bw,avx512vl")]
-        fn avx512(row: &[f32], target: usize) -> f32 {
-            row::cross_entropy(row, target)
-        }
-        match level {
-            // SAFETY: `levels` lists this one only where the processor has its features.
-            Level::Avx512 => return unsafe { avx512(row, target) },
-            // SAFETY: as above.
-            Level::Avx2 => return unsafe { avx2(row, target) },
-            Level::Portable => {}
-        }
+impl ChunkRows<'_> {
+    /// Logits of one peer.
+    fn logits(&self) -> usize {
+        self.targets.len() * self.catalogue
     }
-    let _ = level;
-    row::cross_entropy(row, target)
-}
 
-/// Replaces rows of logits, `[n, V]`, by their softmax.
-pub fn softmax_rows(logits: &mut [f32], catalogue: usize) {
-    let level = best();
-    logits.par_chunks_exact_mut(catalogue).for_each(|row| softmax_of(level, row));
-}
-
-fn softmax_of(level: Level, row: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx2,fma")]
-        fn avx2(row: &mut [f32]) {
-            row::softmax(row);
-        }
-        #[target_feature(enable = "avx2,fma,avx512f,avx512dq,avx512bw,avx512vl")]
-        fn avx512(row: &mut [f32]) {
-            row::softmax(row);
-        }
-        match level {
-            // SAFETY: `levels` lists this one only where the processor has its features.
-            Level::Avx512 => return unsafe { avx512(row) },
-            // SAFETY: as above.
-            Level::Avx2 => return unsafe { avx2(row) },
-            Level::Portable => {}
-        }
+    pub(super) fn weight(&self, row: usize) -> f64 {
+        self.weights.map_or(1.0, |weights| f64::from(weights[row]))
     }
-    let _ = level;
-    row::softmax(row);
+
+    fn check(&self) -> Result<(), LossError> {
+        let rows = self.targets.len();
+        check_length(
+            "weights",
+            "[rows]",
+            rows,
+            self.weights.map_or(rows, <[f32]>::len),
+        )?;
+        check_length(
+            "truncated",
+            "[rows]",
+            rows,
+            self.truncated.map_or(rows, <[bool]>::len),
+        )?;
+        for (row, &target) in self.targets.iter().enumerate() {
+            let inside = usize::try_from(target).is_ok_and(|target| target < self.catalogue);
+            if !inside && self.weight(row) != 0.0 {
+                return Err(LossError::Target {
+                    row,
+                    target,
+                    catalogue: self.catalogue,
+                });
+            }
+        }
+        Ok(())
+    }
 }

@@ -1,25 +1,40 @@
-//! The losses by which peers learn from one another, row by row, with their gradients in closed form.
+//! Cross-peer losses: how T peers learn from one another, row by row, with gradients in closed form.
 //!
-//! A row is one masked position; what meets here are the logits of all peers on a few rows. Each row is worked on by
-//! itself, so nothing larger than a few rows of logits ever exists. Read in this order: [`spec`] (which losses there
-//! are), [`truncation`] (which rows count as noise), [`row`] (the mathematics of one row), [`elementary`]
-//! (exponentials and logarithms that vectorise), [`chunk`] (many rows, on all threads, for the best instruction set at
-//! hand).
+//! Pure Rust on slices of `f32`, between the matrix products of the prediction layer and those of its gradients. All
+//! peers' logits for a chunk of rows come in, and d(Σ of the peers' losses) / d(logits) is written in their place;
+//! nothing larger than a few rows of the catalogue is allocated. In the order to read:
 //!
-//! Gradients are those of the sum of all peers' losses; what a peer hears from the others is a constant
-//! (HAIL eqs 5-12, PeerRec eqs 5-10).
+//! 1. `spec`: [`LossSpec`], which loss.
+//! 2. `truncation`: [`truncated_rows`], which rows every peer takes for noise. Needs all cross-entropies first.
+//! 3. `chunk`: [`LossKernel`], the entries: gradients with all logits at hand, with other peers' probabilities only,
+//!    cross-entropies, softmax; instruction sets and threads.
+//! 4. `sums`: [`LossSums`], what is added up on the way.
+//! 5. `range`, `row`, `softmax`, `teachers`, `exclusivity`, `mutual`: some rows, one row.
+//! 6. `elementary`, `lanes`: exponential and logarithm on vectors; vectors.
+//!
+//! Invariants: other peers are constants to a peer. Results depend on the rows, the order of the peers and the instruction
+//! set, never on the number of threads or on how rows are cut into chunks. Cost is O(T V) a row. A number that is
+//! not finite among the logits shows in losses and gradients as such; it is never hidden.
 
 mod chunk;
 mod elementary;
+mod exclusivity;
+mod lanes;
+mod mutual;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod properties;
+mod range;
 mod row;
+mod softmax;
 mod spec;
 mod sums;
+mod teachers;
 mod truncation;
 
-pub use chunk::{
-    Chunk, Level, cross_entropies, levels, losses_and_gradients, losses_and_gradients_at, own_losses_and_gradients,
-    own_losses_and_gradients_at, softmax_rows,
-};
-pub use spec::{LossSpec, Teacher};
-pub use sums::{LossSums, PeerSums};
-pub use truncation::{RankBase, RankOver, Truncation, truncated_rows};
+pub use chunk::{ChunkRows, LossError, LossKernel};
+pub use lanes::SimdLevel;
+pub use spec::{Exclusivity, LossSpec, Teacher};
+pub use sums::{LossSums, PeerLosses};
+pub use teachers::minimum_groups;
+pub use truncation::{RankBase, RankOver, RankRule, Truncation, truncated_rows};

@@ -1,62 +1,115 @@
-//! Sums of losses over rows.
+//! What a pass over rows adds up.
 
-/// Sums over rows for every peer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LossSums {
-    /// By peer.
-    pub peers: Vec<PeerSums>,
+use super::spec::LossSpec;
+
+/// The components of a peer's loss. Depending on where it stands: of one row, sums over rows, or means.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PeerLosses {
+    /// Cross-entropy, -log p_*.
+    pub ce: f64,
+    /// The positive term of [`LossSpec::Exclusivity`], before the factor 1 - alpha.
+    pub pos: f64,
+    /// The negative term of [`LossSpec::Exclusivity`], before the factor 1 - alpha.
+    pub neg: f64,
+    /// The divergence term of [`LossSpec::Mutual`], before its factor.
+    pub kl: f64,
+    /// The loss.
+    pub total: f64,
 }
 
-/// Sums of one peer's losses over rows, in nats.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct PeerSums {
-    /// What is minimised.
-    pub total: f64,
-    /// Cross-entropy.
-    pub cross_entropy: f64,
-    /// Positive term (HAIL eq 6).
-    pub positive: f64,
-    /// Negative term (HAIL eq 7).
-    pub negative: f64,
-    /// Mean KL divergence from the other peers (PeerRec eq 5).
-    pub divergence: f64,
+impl PeerLosses {
+    /// All components multiplied by a number.
+    pub fn times(self, factor: f64) -> Self {
+        let Self {
+            ce,
+            pos,
+            neg,
+            kl,
+            total,
+        } = self;
+        Self {
+            ce: ce * factor,
+            pos: pos * factor,
+            neg: neg * factor,
+            kl: kl * factor,
+            total: total * factor,
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.ce += other.ce;
+        self.pos += other.pos;
+        self.neg += other.neg;
+        self.kl += other.kl;
+        self.total += other.total;
+    }
+}
+
+/// Weighted sums over rows, in `f64`, in the order of the rows whatever the chunks and threads.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LossSums {
+    /// One entry a peer of the cohort. Peers that a call does not compute keep what they have.
+    pub peers: Vec<PeerLosses>,
+    /// Σ of the row weights.
+    pub weight: f64,
+    /// Rows of non-zero weight.
+    pub rows: u64,
+    /// Truncated rows among them.
+    pub truncated_rows: u64,
+    /// Rows of which some peers, but not all, give the target the largest probability: *implicitly hard*, where peers
+    /// have something to teach one another.
+    pub implicitly_hard_rows: u64,
+}
+
+/// What one row adds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RowFlags {
+    pub weight: f64,
+    pub truncated: bool,
+    pub implicitly_hard: bool,
 }
 
 impl LossSums {
-    /// Zeros.
+    /// Nothing summed yet, for a cohort of `peers`.
     pub fn new(peers: usize) -> Self {
-        Self { peers: vec![PeerSums::default(); peers] }
+        Self {
+            peers: vec![PeerLosses::default(); peers],
+            ..Self::default()
+        }
     }
 
-    /// Adds another part of the rows.
-    pub fn add(&mut self, other: &Self) {
+    /// Adds the sums of other rows of the same cohort.
+    pub fn merge(&mut self, other: &LossSums) {
         for (mine, theirs) in self.peers.iter_mut().zip(&other.peers) {
-            mine.add(theirs);
+            mine.add(*theirs);
         }
+        self.weight += other.weight;
+        self.rows += other.rows;
+        self.truncated_rows += other.truncated_rows;
+        self.implicitly_hard_rows += other.implicitly_hard_rows;
     }
 
-    /// All sums in a row, five a peer, to send.
-    pub fn to_numbers(&self) -> Vec<f64> {
-        let numbers = |p: &PeerSums| [p.total, p.cross_entropy, p.positive, p.negative, p.divergence];
-        self.peers.iter().flat_map(numbers).collect()
+    /// The mean components of every peer; 0 without rows.
+    pub fn means(&self, spec: &LossSpec) -> Vec<PeerLosses> {
+        let denominator = spec.denominator(self.weight);
+        let scale = if self.weight == 0.0 {
+            0.0
+        } else {
+            1.0 / denominator
+        };
+        self.peers.iter().map(|peer| peer.times(scale)).collect()
     }
 
-    /// The inverse of [`LossSums::to_numbers`].
-    pub fn from_numbers(numbers: &[f64], peers: usize) -> Self {
-        let mut result = Self::new(peers);
-        for (sums, n) in result.peers.iter_mut().zip(numbers.chunks_exact(5)) {
-            *sums = PeerSums { total: n[0], cross_entropy: n[1], positive: n[2], negative: n[3], divergence: n[4] };
+    pub(super) fn add_row(&mut self, own: &[usize], losses: &[PeerLosses], flags: RowFlags) {
+        if flags.weight == 0.0 {
+            return;
         }
-        result
-    }
-}
-
-impl PeerSums {
-    pub(super) fn add(&mut self, other: &Self) {
-        self.total += other.total;
-        self.cross_entropy += other.cross_entropy;
-        self.positive += other.positive;
-        self.negative += other.negative;
-        self.divergence += other.divergence;
+        for (&peer, losses) in own.iter().zip(losses) {
+            self.peers[peer].add(losses.times(flags.weight));
+        }
+        self.weight += flags.weight;
+        self.rows += 1;
+        self.truncated_rows += u64::from(flags.truncated);
+        self.implicitly_hard_rows += u64::from(flags.implicitly_hard);
     }
 }

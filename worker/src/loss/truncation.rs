@@ -1,97 +1,210 @@
-//! Which rows count as noise: those that every peer finds among its hardest (HAIL eq 8, PeerRec eq 7).
+//! Which rows are taken for noise: those among the largest cross-entropies of *every* peer (HAIL eq 8, PeerRec eq 7).
 
-/// The rule by which rows are taken for noise.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// How a share β of the rows becomes a set of rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Truncation {
-    /// Share of the rows, in [0, 1].
+    /// The share β; 0 truncates nothing.
     pub beta: f64,
-    /// What rank the largest cross-entropy has.
-    pub rank_base: RankBase,
-    /// What `beta` is a share of.
-    pub rank_over: RankOver,
+    /// How ranks are counted.
+    pub rule: RankRule,
 }
 
-/// What rank the largest cross-entropy has; a row qualifies where its rank is below `beta · n`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a peer's rows are ranked. Of equal cross-entropies the lower row index counts as the larger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RankRule {
+    /// The row qualifies when its rank, descending, is below β n, a product of doubles.
+    Descending {
+        /// The rank of the largest: 0 (ceil(β n) rows qualify) or 1 (one less).
+        base: RankBase,
+        /// What n counts.
+        over: RankOver,
+    },
+    /// HAIL's released program: the row qualifies when its 0-based ascending position among all slots exceeds
+    /// `int(float32(slots) * float32(1 - β))`, slots of padding having loss 0. But for the rounding to single
+    /// precision it is `Descending` with base 1 over slots.
+    Released,
+}
+
+/// The rank of the largest cross-entropy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RankBase {
-    /// 0: `ceil(beta n)` rows of a peer qualify.
+    /// Ranks count from 0.
     Zero,
-    /// 1, as in HAIL's released code: `ceil(beta n) - 1` do.
+    /// Ranks count from 1.
     One,
 }
 
-/// What `beta` is a share of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What β is a share of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RankOver {
-    /// The rows.
+    /// The real rows.
     Rows,
-    /// So many slots of the batch, padding included. Padding has no loss and so is never among the hardest.
-    Slots(usize),
+    /// All slots of the batch, padding included.
+    Slots,
 }
 
-/// The rows that every peer finds among its hardest, `[R]`, from the cross-entropies of all peers, `[T, R]`. Of equal
-/// values the lower row counts as the larger. A value that is not a number counts as the largest.
-pub fn truncated_rows(cross_entropies: &[f32], rows: usize, truncation: &Truncation) -> Vec<bool> {
-    let count = qualifying(rows, truncation);
-    if rows == 0 || count == 0 {
-        return vec![false; rows];
+impl Truncation {
+    /// How many of a peer's largest rows qualify, at most all of them.
+    ///
+    /// `rows` real rows; `slots` rows with the padding, of which there is at least one for every row.
+    pub fn qualifying_rows(&self, rows: usize, slots: usize) -> usize {
+        if self.beta <= 0.0 {
+            return 0;
+        }
+        let qualifying = match self.rule {
+            RankRule::Descending { base, over } => {
+                let n = match over {
+                    RankOver::Rows => rows,
+                    RankOver::Slots => slots,
+                };
+                // The number of ranks r = base, base + 1, ... with r < threshold. A float-to-integer cast saturates.
+                let threshold = self.beta * n as f64;
+                let below = threshold.ceil() as usize;
+                match base {
+                    RankBase::Zero => below,
+                    RankBase::One => below.saturating_sub(1),
+                }
+            }
+            RankRule::Released => {
+                let kept = (slots as f32 * (1.0 - self.beta) as f32) as usize;
+                slots.saturating_sub(kept + 1)
+            }
+        };
+        qualifying.min(rows)
     }
-    let mut truncated = vec![true; rows];
-    let mut order: Vec<usize> = Vec::with_capacity(rows);
-    for peer in cross_entropies.chunks_exact(rows) {
-        order.clear();
-        order.extend(0..rows);
-        order.sort_by(|a, b| peer[*b].total_cmp(&peer[*a]).then(a.cmp(b)));
-        for row in &order[count..] {
-            truncated[*row] = false;
+}
+
+/// Marks the rows that are truncated: those that qualify for every peer.
+///
+/// `cross_entropies`: one slice a peer, each `[rows]`, `-log p_*` in any order of rows that all peers share.
+/// `weights`: `[rows]`, 0 for padding, or `None` when all are real; padding never qualifies.
+/// `slots`: the size of the batch with padding, for [`RankOver::Slots`] and [`RankRule::Released`]. It is a number of its
+/// own because a caller that computes real rows only still knows how many slots they came from.
+///
+/// A single peer has no noise to agree on with others: nothing is truncated then, as its loss is plain cross-entropy.
+/// O(T R): a selection a peer, not a sort. NaN counts as the largest loss. Panics when slices differ in length.
+pub fn truncated_rows(
+    cross_entropies: &[&[f64]],
+    weights: Option<&[f32]>,
+    slots: usize,
+    truncation: &Truncation,
+) -> Vec<bool> {
+    let rows = cross_entropies.first().map_or(0, |peer| peer.len());
+    if let Some(weights) = weights {
+        assert_eq!(weights.len(), rows, "one weight a row");
+    }
+    let mut real: Vec<usize> = (0..rows)
+        .filter(|&row| weights.is_none_or(|weights| weights[row] != 0.0))
+        .collect();
+    let cohort = cross_entropies.len() > 1;
+    let qualifying = if cohort {
+        truncation.qualifying_rows(real.len(), slots.max(rows))
+    } else {
+        0
+    };
+    let mut peers_for = vec![0; rows];
+    if qualifying > 0 {
+        for peer in cross_entropies {
+            assert_eq!(peer.len(), rows, "one cross-entropy a row and peer");
+            let descending =
+                |a: &usize, b: &usize| compare_losses(peer[*b], peer[*a]).then(a.cmp(b));
+            if qualifying < real.len() {
+                real.select_nth_unstable_by(qualifying, descending);
+            }
+            for &row in &real[..qualifying] {
+                peers_for[row] += 1;
+            }
         }
     }
-    truncated
+    peers_for
+        .into_iter()
+        .map(|peers| qualifying > 0 && peers == cross_entropies.len())
+        .collect()
 }
 
-/// How many rows of one peer qualify.
-fn qualifying(rows: usize, truncation: &Truncation) -> usize {
-    let base = match truncation.rank_over {
-        RankOver::Rows => rows,
-        RankOver::Slots(slots) => slots,
-    };
-    let threshold = truncation.beta * base as f64;
-    let ranks_below = threshold.ceil().max(0.0) as usize;
-    let first = match truncation.rank_base {
-        RankBase::Zero => 0,
-        RankBase::One => 1,
-    };
-    ranks_below.saturating_sub(first).min(rows)
+/// Total order in which 0 equals -0, as the tie rule wants, and NaN is largest.
+fn compare_losses(a: f64, b: f64) -> std::cmp::Ordering {
+    a.partial_cmp(&b)
+        .unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn rule(beta: f64, rank_base: RankBase) -> Truncation {
-        Truncation { beta, rank_base, rank_over: RankOver::Rows }
+    fn descending(beta: f64, base: RankBase, over: RankOver) -> Truncation {
+        Truncation {
+            beta,
+            rule: RankRule::Descending { base, over },
+        }
     }
 
     #[test]
-    fn only_what_all_peers_find_hardest_is_noise() {
-        // Peer 0 finds rows 0 and 1 hardest, peer 1 rows 1 and 2.
-        let entropies = [9.0, 8.0, 1.0, 0.0, 1.0, 8.0, 9.0, 0.0];
-        let truncated = truncated_rows(&entropies, 4, &rule(0.5, RankBase::Zero));
-        assert_eq!(truncated, [false, true, false, false]);
+    fn the_count_follows_the_rank_base_and_what_it_is_a_share_of() {
+        use RankBase::{One, Zero};
+        use RankOver::{Rows, Slots};
+        assert_eq!(descending(0.25, Zero, Rows).qualifying_rows(5, 10), 2);
+        assert_eq!(descending(0.25, One, Rows).qualifying_rows(5, 10), 1);
+        assert_eq!(descending(0.25, Zero, Slots).qualifying_rows(5, 10), 3);
+        assert_eq!(descending(0.25, One, Slots).qualifying_rows(5, 8), 1);
+        assert_eq!(descending(1.0, Zero, Rows).qualifying_rows(5, 5), 5);
+        assert_eq!(descending(1.0, One, Rows).qualifying_rows(5, 5), 4);
+        assert_eq!(descending(0.02, One, Rows).qualifying_rows(1, 1), 0);
+        assert_eq!(descending(0.0, Zero, Slots).qualifying_rows(5, 5), 0);
     }
 
     #[test]
-    fn the_rank_base_is_worth_one_row() {
-        let entropies = [3.0, 2.0, 1.0, 0.0];
-        assert_eq!(truncated_rows(&entropies, 4, &rule(0.5, RankBase::Zero)), [true, true, false, false]);
-        assert_eq!(truncated_rows(&entropies, 4, &rule(0.5, RankBase::One)), [true, false, false, false]);
-        assert_eq!(truncated_rows(&[3.0], 1, &rule(0.9, RankBase::One)), [false]);
+    fn the_released_rule_rounds_in_single_precision() {
+        let released = |beta| Truncation {
+            beta,
+            rule: RankRule::Released,
+        };
+        // 256 rows of 40 slots at β = 0.02: int(10240 * 0.98) = 10035.
+        assert_eq!(released(0.02).qualifying_rows(400, 10_240), 204);
+        let one = descending(0.02, RankBase::One, RankOver::Slots);
+        assert_eq!(one.qualifying_rows(400, 10_240), 204);
+        // float32(0.9) is below 0.9, yet the product with 10 rounds to 9; the double product 0.1 * 10 is 1.
+        assert_eq!(released(0.1).qualifying_rows(10, 10), 0);
+        // 0.3 * 10 is 3 in double and 2 rows have ranks 1, 2; float32(0.7) * 10 rounds to 7: positions 8, 9.
+        assert_eq!(released(0.3).qualifying_rows(10, 10), 2);
+        // A share that differs: 0.07 * 100 is 7.000000000000001 in double.
+        assert_eq!(
+            descending(0.07, RankBase::One, RankOver::Slots).qualifying_rows(100, 100),
+            7
+        );
+        assert_eq!(released(0.07).qualifying_rows(100, 100), 6);
+        assert_eq!(released(0.0).qualifying_rows(100, 100), 0);
     }
 
     #[test]
-    fn ties_go_to_the_lower_row_and_slots_count_padding() {
-        assert_eq!(truncated_rows(&[1.0; 4], 4, &rule(0.3, RankBase::Zero)), [true, true, false, false]);
-        let over_slots = Truncation { beta: 0.1, rank_base: RankBase::Zero, rank_over: RankOver::Slots(30) };
-        assert_eq!(truncated_rows(&[1.0, 2.0, 3.0, 4.0], 4, &over_slots), [false, true, true, true]);
+    fn a_row_goes_only_when_every_peer_finds_it_hard() {
+        let (a, b) = ([5.0, 4.0, 3.0, 0.1], [5.0, 0.1, 4.0, 3.0]);
+        let two = descending(0.5, RankBase::Zero, RankOver::Rows);
+        assert_eq!(
+            truncated_rows(&[&a, &b], None, 4, &two),
+            [true, false, false, false]
+        );
+        assert_eq!(
+            truncated_rows(&[&a, &a], None, 4, &two),
+            [true, true, false, false]
+        );
+        assert_eq!(truncated_rows(&[&a], None, 4, &two), [false; 4]);
+    }
+
+    #[test]
+    fn of_equal_rows_the_first_is_the_larger_and_padding_never_counts() {
+        let losses = [1.0, 2.0, 2.0, 2.0, 9.0];
+        let weights = [1.0, 1.0, 1.0, 1.0, 0.0];
+        let half = descending(0.5, RankBase::Zero, RankOver::Rows);
+        assert_eq!(
+            truncated_rows(&[&losses, &losses], Some(&weights), 5, &half),
+            [false, true, true, false, false]
+        );
+        let all = descending(1.0, RankBase::Zero, RankOver::Slots);
+        assert_eq!(
+            truncated_rows(&[&losses, &losses], Some(&weights), 40, &all),
+            [true, true, true, true, false]
+        );
+        assert!(truncated_rows(&[&[], &[]], None, 0, &all).is_empty());
     }
 }
