@@ -16,9 +16,7 @@ const CATALOGUE: usize = 3416;
 /// Logits of a peer that is neither ignorant nor certain.
 fn logits(peers: usize) -> Vec<f32> {
     let mut random = rand::rngs::StdRng::seed_from_u64(1);
-    (0..peers * CHUNK * CATALOGUE)
-        .map(|_| random.random_range(-4.0..4.0))
-        .collect()
+    (0..peers * CHUNK * CATALOGUE).map(|_| random.random_range(-4.0..4.0)).collect()
 }
 
 fn bench(criterion: &mut Criterion) {
@@ -26,13 +24,8 @@ fn bench(criterion: &mut Criterion) {
     let fresh = logits(peers);
     let mut work = fresh.clone();
     let targets: Vec<i64> = (0..CHUNK as i64).map(|row| row * 37).collect();
-    let rows = ChunkRows {
-        targets: &targets,
-        weights: None,
-        truncated: None,
-        catalogue: CATALOGUE,
-        scale: 1.0 / ROWS as f64,
-    };
+    let rows =
+        ChunkRows { targets: &targets, weights: None, truncated: None, catalogue: CATALOGUE, scale: 1.0 / ROWS as f64 };
     let mut group = criterion.benchmark_group("loss");
     group.throughput(Throughput::Elements((peers * ROWS * CATALOGUE) as u64));
     group.sample_size(20);
@@ -46,14 +39,8 @@ fn bench(criterion: &mut Criterion) {
     let specs = [
         ("ce", LossSpec::CrossEntropy),
         ("hail", LossSpec::Exclusivity(Exclusivity::hail(0.5, 1.0))),
-        (
-            "hail gamma 2",
-            LossSpec::Exclusivity(Exclusivity::hail(0.5, 2.0)),
-        ),
-        (
-            "peerrec stage 2",
-            LossSpec::Exclusivity(Exclusivity::peerrec_stage2(0.5, 1.0)),
-        ),
+        ("hail gamma 2", LossSpec::Exclusivity(Exclusivity::hail(0.5, 2.0))),
+        ("peerrec stage 2", LossSpec::Exclusivity(Exclusivity::peerrec_stage2(0.5, 1.0))),
         ("mutual", LossSpec::Mutual { alpha: None }),
     ];
     for &level in SimdLevel::available().iter().rev() {
@@ -66,9 +53,7 @@ fn bench(criterion: &mut Criterion) {
                     let mut sums = LossSums::new(peers);
                     for _ in 0..ROWS / CHUNK {
                         work.copy_from_slice(&fresh);
-                        kernel
-                            .losses_and_gradients(spec, &rows, &mut work, &mut sums)
-                            .expect("the shapes fit");
+                        kernel.losses_and_gradients(spec, &rows, &mut work, &mut sums).expect("the shapes fit");
                     }
                     sums
                 });

@@ -48,7 +48,10 @@ fn published_data_gives_the_measured_figures() {
                 }
                 let ours = measured.iter().find(|evaluation| evaluation.protocol == protocol).unwrap();
                 let (ours, expected) = (ours.metrics[fields[3]].mean, fields[4].parse::<f64>().unwrap());
-                assert!((ours - expected).abs() < TOLERANCE / (dataset.users() as f64).sqrt(), "{line}: measured {ours}");
+                assert!(
+                    (ours - expected).abs() < TOLERANCE / (dataset.users() as f64).sqrt(),
+                    "{line}: measured {ours}"
+                );
                 checked += 1;
             }
         }

@@ -3,9 +3,9 @@
 
 use super::logits::{own_truncation, slice_of_rows, write_back};
 use super::output_layer::Transformed;
-use super::{Gradients, Pass, floats};
+use super::{Gradients, Pass, SHAPES, floats, kernel};
 use crate::collective::CollectiveError;
-use crate::loss::{self, Chunk, LossSums};
+use crate::loss::LossSums;
 use tch::Tensor;
 
 pub fn gradients(pass: &mut Pass<'_>, hidden: &[Tensor]) -> Result<Gradients, CollectiveError> {
@@ -30,7 +30,6 @@ fn gather(
     let step = pass.output.chunk_rows();
     let gradient = transformed.zeros_like();
     let mut sums = LossSums::new(peers);
-    let scale = 1.0 / rows as f64;
     for start in (0..rows).step_by(step) {
         let range = start..(start + step).min(rows);
         let (mut logits, mut mine) = pass.timed_loss(|pass| {
@@ -38,17 +37,13 @@ fn gather(
             let logits = floats::to_vec(&logits);
             (logits.clone(), logits)
         });
-        pass.timed_loss(|_| loss::softmax_rows(&mut mine, catalogue));
+        pass.timed_loss(|_| kernel().softmax(catalogue, &mut mine));
         let everyone = pass.all_gather_by_peer(&mine, range.len() * catalogue)?;
         pass.timed_loss(|pass| {
-            let chunk = Chunk {
-                targets: &pass.rows.targets[range.clone()],
-                truncated: &truncated[range.clone()],
-                scale,
-                peers,
-                catalogue,
-            };
-            loss::own_losses_and_gradients(&pass.rows.loss, &chunk, &own, &mut logits, &everyone, &mut sums);
+            let chunk = pass.chunk(range.clone(), truncated);
+            kernel()
+                .losses_and_gradients_for(&pass.rows.loss, &chunk, &own, &mut logits, &everyone, &mut sums)
+                .expect(SHAPES);
             let shape = [(own.len() * range.len()) as i64, catalogue as i64];
             let logits = floats::to_tensor(&logits, &shape, transformed.device());
             write_back(pass, transformed, &gradient, range.clone(), &logits);

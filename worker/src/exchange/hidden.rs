@@ -1,9 +1,9 @@
 //! Hidden rows out, their gradients back: each worker computes the losses of all peers on its shard of the rows.
 
 use super::output_layer::{Transformed, on_slice};
-use super::{Gradients, Pass, floats, truncation};
+use super::{Gradients, Pass, SHAPES, floats, kernel, truncation};
 use crate::collective::CollectiveError;
-use crate::loss::{self, Chunk, LossSums};
+use crate::loss::LossSums;
 use std::ops::Range;
 use tch::Tensor;
 
@@ -84,12 +84,12 @@ fn chunk_rows(transformed: &Tensor, start: usize, length: usize) -> Tensor {
 /// Cross-entropies of all peers on the shard, `[T, shard]`.
 fn cross_entropies(pass: &mut Pass<'_>, transformed: &Tensor, shard: &Range<usize>) -> Vec<f32> {
     let _guard = tch::no_grad_guard();
-    let (peers, catalogue) = (pass.exchange.placement.peers(), pass.output.catalogue());
+    let peers = pass.exchange.placement.peers();
     let mut result = vec![0.0; peers * shard.len()];
     for (start, length) in chunks(pass, shard) {
-        let targets = &pass.rows.targets[shard.start + start..shard.start + start + length];
+        let range = shard.start + start..shard.start + start + length;
         let mut logits = pass.output.logits(&chunk_rows(transformed, start, length));
-        let entropies = on_slice(&mut logits, |logits| loss::cross_entropies(logits, targets, peers, catalogue));
+        let entropies = on_slice(&mut logits, |logits| pass.cross_entropies(range, logits));
         for peer in 0..peers {
             result[peer * shard.len() + start..][..length].copy_from_slice(&entropies[peer * length..][..length]);
         }
@@ -100,23 +100,16 @@ fn cross_entropies(pass: &mut Pass<'_>, transformed: &Tensor, shard: &Range<usiz
 /// Losses of all peers on the shard, and the gradient of their transformed rows, `[T, shard, d]`.
 fn losses(pass: &mut Pass<'_>, transformed: &Tensor, shard: &Range<usize>, truncated: &[bool]) -> (Tensor, LossSums) {
     let _guard = tch::no_grad_guard();
-    let (peers, catalogue) = (pass.exchange.placement.peers(), pass.output.catalogue());
+    let peers = pass.exchange.placement.peers();
     let gradient = transformed.zeros_like();
     let mut sums = LossSums::new(peers);
-    let scale = 1.0 / pass.rows.targets.len() as f64;
     for (start, length) in chunks(pass, shard) {
         let range = shard.start + start..shard.start + start + length;
         let rows = chunk_rows(transformed, start, length);
         let mut logits = pass.output.logits(&rows);
         on_slice(&mut logits, |logits| {
-            let chunk = Chunk {
-                targets: &pass.rows.targets[range.clone()],
-                truncated: &truncated[range.clone()],
-                scale,
-                peers,
-                catalogue,
-            };
-            loss::losses_and_gradients(&pass.rows.loss, &chunk, logits, &mut sums);
+            let chunk = pass.chunk(range, truncated);
+            kernel().losses_and_gradients(&pass.rows.loss, &chunk, logits, &mut sums).expect(SHAPES);
         });
         let back = pass.output.backward(&rows, &logits);
         let shape = [peers as i64, length as i64, transformed.size()[2]];

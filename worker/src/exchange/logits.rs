@@ -1,9 +1,9 @@
 //! Rows of logits out, their gradients back: what peers with prediction layers of their own would need.
 
 use super::output_layer::{Transformed, on_slice};
-use super::{Gradients, Pass, floats, truncation};
+use super::{Gradients, Pass, SHAPES, floats, kernel, truncation};
 use crate::collective::CollectiveError;
-use crate::loss::{self, Chunk, LossSums};
+use crate::loss::LossSums;
 use std::ops::Range;
 use tch::{Kind, Tensor};
 
@@ -23,13 +23,12 @@ pub fn own_truncation(pass: &mut Pass<'_>, transformed: &Tensor) -> Result<Vec<b
     }
     let entropies = pass.timed_loss(|pass| {
         let _guard = tch::no_grad_guard();
-        let (own, catalogue) = (transformed.size()[0] as usize, pass.output.catalogue());
+        let own = transformed.size()[0] as usize;
         let mut result = vec![0.0; own * rows];
         for start in (0..rows).step_by(pass.output.chunk_rows()) {
             let length = pass.output.chunk_rows().min(rows - start);
             let mut logits = pass.output.logits(&slice_of_rows(transformed, start..start + length));
-            let targets = &pass.rows.targets[start..start + length];
-            let entropies = on_slice(&mut logits, |logits| loss::cross_entropies(logits, targets, own, catalogue));
+            let entropies = on_slice(&mut logits, |logits| pass.cross_entropies(start..start + length, logits));
             for peer in 0..own {
                 result[peer * rows + start..][..length].copy_from_slice(&entropies[peer * length..][..length]);
             }
@@ -62,7 +61,6 @@ fn rounds(
     let count = shards.iter().map(|shard| shard.len().div_ceil(step)).max().unwrap_or(0);
     let gradient = transformed.zeros_like();
     let mut sums = LossSums::new(peers);
-    let scale = 1.0 / rows as f64;
     for round in 0..count {
         let part = |shard: &Range<usize>| {
             let start = (shard.start + round * step).min(shard.end);
@@ -80,14 +78,8 @@ fn rounds(
         pass.all_to_all(&send, &mut received)?;
         let back = pass.timed_loss(|pass| {
             let mut logits = placement.by_peer(&received, mine.len() * catalogue);
-            let chunk = Chunk {
-                targets: &pass.rows.targets[mine.clone()],
-                truncated: &truncated[mine.clone()],
-                scale,
-                peers,
-                catalogue,
-            };
-            loss::losses_and_gradients(&pass.rows.loss, &chunk, &mut logits, &mut sums);
+            let chunk = pass.chunk(mine.clone(), truncated);
+            kernel().losses_and_gradients(&pass.rows.loss, &chunk, &mut logits, &mut sums).expect(SHAPES);
             placement.by_rank(&logits, mine.len() * catalogue)
         });
         let mut returned: Vec<Vec<f32>> = send.iter().map(|sent| vec![0.0; sent.len()]).collect();

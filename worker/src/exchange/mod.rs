@@ -22,10 +22,11 @@ mod placement;
 mod truncation;
 
 use crate::collective::{Collective, CollectiveError, Traffic};
-use crate::loss::{LossSpec, LossSums, Truncation};
+use crate::loss::{ChunkRows, LossKernel, LossSpec, LossSums, Truncation};
 use crate::model::Shared;
 use medley_common::config::ExchangeMode;
 use output_layer::OutputLayer;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 use tch::Tensor;
 
@@ -48,6 +49,8 @@ pub struct Rows<'a> {
     pub loss: LossSpec,
     /// Which rows count as noise.
     pub truncation: Option<Truncation>,
+    /// Slots of the batch, of which the noise may be a share.
+    pub slots: usize,
 }
 
 /// What the cross-peer loss asks of the parameters.
@@ -153,12 +156,46 @@ impl Pass<'_> {
         Ok(self.exchange.placement.by_peer(&received, per_peer))
     }
 
+    /// Some rows of the batch, as the loss takes them.
+    fn chunk<'c>(&'c self, range: Range<usize>, truncated: &'c [bool]) -> ChunkRows<'c> {
+        ChunkRows {
+            targets: &self.rows.targets[range.clone()],
+            weights: None,
+            truncated: Some(&truncated[range]),
+            catalogue: self.output.catalogue(),
+            scale: 1.0 / self.rows.loss.denominator(self.rows.targets.len() as f64),
+        }
+    }
+
+    /// Cross-entropies of some rows, `[peers, rows]`, from their logits.
+    fn cross_entropies(&self, range: Range<usize>, logits: &[f32]) -> Vec<f32> {
+        let peers = logits.len() / (range.len() * self.output.catalogue());
+        let mut entropies = vec![0.0; peers * range.len()];
+        let rows = ChunkRows {
+            targets: &self.rows.targets[range],
+            weights: None,
+            truncated: None,
+            catalogue: self.output.catalogue(),
+            scale: 1.0,
+        };
+        kernel().cross_entropies(&rows, logits, &mut entropies).expect(SHAPES);
+        entropies.into_iter().map(|entropy| entropy as f32).collect()
+    }
+
     fn timed_loss<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
         let start = Instant::now();
         let result = work(self);
         self.clock.loss += start.elapsed();
         result
     }
+}
+
+/// Why the loss cannot refuse what it is given here.
+const SHAPES: &str = "chunks are cut to the loss's shapes, and targets come from the catalogue";
+
+/// The loss on all of this worker's threads.
+fn kernel() -> LossKernel {
+    LossKernel::new().on_threads(true)
 }
 
 #[derive(Debug, Default)]

@@ -34,8 +34,10 @@ pub fn from_own_shard(pass: &mut Pass<'_>, shard: &[f32]) -> Result<Vec<bool>, C
 /// `by_peer` is `[T, R]`.
 fn decide(pass: &Pass<'_>, by_peer: &[f32]) -> Vec<bool> {
     let rows = pass.rows.targets.len();
-    match &pass.rows.truncation {
-        Some(truncation) => loss::truncated_rows(by_peer, rows, truncation),
-        None => vec![false; rows],
-    }
+    let Some(truncation) = &pass.rows.truncation else {
+        return vec![false; rows];
+    };
+    let by_peer: Vec<f64> = by_peer.iter().copied().map(f64::from).collect();
+    let by_peer: Vec<&[f64]> = by_peer.chunks_exact(rows.max(1)).collect();
+    loss::truncated_rows(&by_peer, None, pass.rows.slots, truncation)
 }

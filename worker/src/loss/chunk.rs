@@ -28,9 +28,7 @@ pub enum LossError {
         found: usize,
     },
     /// A target that is no class.
-    #[error(
-        "row {row} of the loss chunk has target {target}, outside the catalogue of {catalogue} classes"
-    )]
+    #[error("row {row} of the loss chunk has target {target}, outside the catalogue of {catalogue} classes")]
     Target {
         /// The row within the chunk.
         row: usize,
@@ -83,10 +81,7 @@ impl Default for LossKernel {
 impl LossKernel {
     /// The fastest kernels for this machine, on the calling thread.
     pub fn new() -> Self {
-        Self {
-            level: SimdLevel::best(),
-            threads: false,
-        }
+        Self { level: SimdLevel::best(), threads: false }
     }
 
     /// The kernels for a given instruction set.
@@ -95,12 +90,7 @@ impl LossKernel {
     /// [`LossError::Level`] if the machine lacks it.
     pub fn with_level(level: SimdLevel) -> Result<Self, LossError> {
         let known = SimdLevel::available().contains(&level);
-        known
-            .then_some(Self {
-                level,
-                threads: false,
-            })
-            .ok_or(LossError::Level(level))
+        known.then_some(Self { level, threads: false }).ok_or(LossError::Level(level))
     }
 
     /// Splits large chunks over the current rayon pool. The results are the same bits, whatever the pool.
@@ -129,24 +119,9 @@ impl LossKernel {
     ) -> Result<(), LossError> {
         let peers = sums.peers.len();
         rows.check()?;
-        check_length(
-            "logits",
-            "[peers, rows, catalogue]",
-            peers * rows.logits(),
-            logits.len(),
-        )?;
+        check_length("logits", "[peers, rows, catalogue]", peers * rows.logits(), logits.len())?;
         let own: Vec<usize> = (0..peers).collect();
-        self.losses(
-            &Losses {
-                spec,
-                rows,
-                own: &own,
-                peers,
-                everyone: None,
-            },
-            logits,
-            sums,
-        );
+        self.losses(&Losses { spec, rows, own: &own, peers, everyone: None }, logits, sums);
         Ok(())
     }
 
@@ -174,29 +149,9 @@ impl LossKernel {
         if let Some(&peer) = own.iter().find(|&&peer| peer >= peers) {
             return Err(LossError::Peer { peer, peers });
         }
-        check_length(
-            "own logits",
-            "[own, rows, catalogue]",
-            own.len() * rows.logits(),
-            own_logits.len(),
-        )?;
-        check_length(
-            "probabilities",
-            "[peers, rows, catalogue]",
-            peers * rows.logits(),
-            everyone.len(),
-        )?;
-        self.losses(
-            &Losses {
-                spec,
-                rows,
-                own,
-                peers,
-                everyone: Some(everyone),
-            },
-            own_logits,
-            sums,
-        );
+        check_length("own logits", "[own, rows, catalogue]", own.len() * rows.logits(), own_logits.len())?;
+        check_length("probabilities", "[peers, rows, catalogue]", peers * rows.logits(), everyone.len())?;
+        self.losses(&Losses { spec, rows, own, peers, everyone: Some(everyone) }, own_logits, sums);
         Ok(())
     }
 
@@ -207,27 +162,12 @@ impl LossKernel {
     ///
     /// # Errors
     /// [`LossError`] if a slice has the wrong length or a target is no class.
-    pub fn cross_entropies(
-        &self,
-        rows: &ChunkRows<'_>,
-        logits: &[f32],
-        into: &mut [f64],
-    ) -> Result<(), LossError> {
+    pub fn cross_entropies(&self, rows: &ChunkRows<'_>, logits: &[f32], into: &mut [f64]) -> Result<(), LossError> {
         rows.check()?;
         let count = rows.targets.len();
         let peers = into.len().checked_div(count).unwrap_or(0);
-        check_length(
-            "cross-entropies",
-            "[peers, rows]",
-            peers * count,
-            into.len(),
-        )?;
-        check_length(
-            "logits",
-            "[peers, rows, catalogue]",
-            peers * rows.logits(),
-            logits.len(),
-        )?;
+        check_length("cross-entropies", "[peers, rows]", peers * count, into.len())?;
+        check_length("logits", "[peers, rows, catalogue]", peers * rows.logits(), logits.len())?;
         if count > 0 {
             dispatch(self.level, CrossEntropies { rows, logits, into });
         }
@@ -258,9 +198,7 @@ impl LossKernel {
             }
         }
         if self.threads && logits_worth_threads(job.own.len() * block) {
-            ranges
-                .par_iter_mut()
-                .for_each(|range| dispatch(self.level, RangeTask { job, range }));
+            ranges.par_iter_mut().for_each(|range| dispatch(self.level, RangeTask { job, range }));
         } else {
             for range in &mut ranges {
                 dispatch(self.level, RangeTask { job, range });
@@ -278,22 +216,8 @@ fn logits_worth_threads(logits: usize) -> bool {
     logits >= LOGITS_WORTH_THREADS && rayon::current_num_threads() > 1
 }
 
-fn check_length(
-    what: &'static str,
-    shape: &'static str,
-    expected: usize,
-    found: usize,
-) -> Result<(), LossError> {
-    if expected == found {
-        Ok(())
-    } else {
-        Err(LossError::Shape {
-            what,
-            shape,
-            expected,
-            found,
-        })
-    }
+fn check_length(what: &'static str, shape: &'static str, expected: usize, found: usize) -> Result<(), LossError> {
+    if expected == found { Ok(()) } else { Err(LossError::Shape { what, shape, expected, found }) }
 }
 
 impl ChunkRows<'_> {
@@ -308,26 +232,12 @@ impl ChunkRows<'_> {
 
     fn check(&self) -> Result<(), LossError> {
         let rows = self.targets.len();
-        check_length(
-            "weights",
-            "[rows]",
-            rows,
-            self.weights.map_or(rows, <[f32]>::len),
-        )?;
-        check_length(
-            "truncated",
-            "[rows]",
-            rows,
-            self.truncated.map_or(rows, <[bool]>::len),
-        )?;
+        check_length("weights", "[rows]", rows, self.weights.map_or(rows, <[f32]>::len))?;
+        check_length("truncated", "[rows]", rows, self.truncated.map_or(rows, <[bool]>::len))?;
         for (row, &target) in self.targets.iter().enumerate() {
             let inside = usize::try_from(target).is_ok_and(|target| target < self.catalogue);
             if !inside && self.weight(row) != 0.0 {
-                return Err(LossError::Target {
-                    row,
-                    target,
-                    catalogue: self.catalogue,
-                });
+                return Err(LossError::Target { row, target, catalogue: self.catalogue });
             }
         }
         Ok(())

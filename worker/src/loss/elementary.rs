@@ -18,9 +18,7 @@ pub(super) fn exp<L: Lanes>(x: L) -> L {
     // The constant comes first: minimum and maximum return their second operand, x, when it is not a number.
     let x = L::splat(89.0).min(L::splat(-104.0).max(x));
     let rounder = L::splat(ROUNDER);
-    let power = x
-        .mul_add(L::splat(std::f32::consts::LOG2_E), rounder)
-        .sub(rounder);
+    let power = x.mul_add(L::splat(std::f32::consts::LOG2_E), rounder).sub(rounder);
     let r = power.mul_add(L::splat(-LN2_HIGH), x);
     let r = power.mul_add(L::splat(-LN2_LOW), r);
 
@@ -28,11 +26,7 @@ pub(super) fn exp<L: Lanes>(x: L) -> L {
     for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5] {
         series = series.mul_add(r, L::splat(coefficient));
     }
-    series
-        .mul(r)
-        .mul_add(r, r)
-        .add(L::splat(1.0))
-        .times_power_of_two(power)
+    series.mul(r).mul_add(r, r).add(L::splat(1.0)).times_power_of_two(power)
 }
 
 /// ln x of a positive finite number, subnormal ones included. 0 counts as 2^-152, so that 0 ln 0 = 0.
@@ -42,9 +36,7 @@ pub(super) fn ln<L: Lanes>(x: L) -> L {
     const LN2_LOW: f32 = -2.121_944_4e-4;
 
     let smallest_normal = L::splat(f32::MIN_POSITIVE);
-    let normal = x
-        .mul(L::splat(33_554_432.0))
-        .where_less(x, smallest_normal, x);
+    let normal = x.mul(L::splat(33_554_432.0)).where_less(x, smallest_normal, x);
     let shift = L::splat(-25.0).where_less(x, smallest_normal, L::splat(0.0));
     let (mantissa, exponent) = normal.mantissa_and_exponent();
     let exponent = exponent.add(shift);
@@ -119,21 +111,12 @@ mod tests {
     /// The worst error in units of the last place over every 1009th number from `first` to `last`, both positive or both
     /// negative, on every instruction set.
     fn worst(function: Function, exact: fn(f64) -> f64, first: f32, last: f32) -> f64 {
-        let mut inputs: Vec<f32> = (first.to_bits()..=last.to_bits())
-            .step_by(1009)
-            .map(f32::from_bits)
-            .collect();
+        let mut inputs: Vec<f32> = (first.to_bits()..=last.to_bits()).step_by(1009).map(f32::from_bits).collect();
         inputs.resize(inputs.len().next_multiple_of(WIDEST), last);
         let mut worst = 0.0_f64;
         for &level in SimdLevel::available() {
             let mut outputs = inputs.clone();
-            dispatch(
-                level,
-                Apply {
-                    function,
-                    numbers: &mut outputs,
-                },
-            );
+            dispatch(level, Apply { function, numbers: &mut outputs });
             for (&x, &y) in inputs.iter().zip(&outputs) {
                 let exact = exact(f64::from(x));
                 let nearest = exact as f32;
@@ -142,10 +125,7 @@ mod tests {
                 }
                 let ulp = f64::from(nearest.abs().next_up()) - f64::from(nearest.abs());
                 let error = (f64::from(y) - exact).abs() / ulp;
-                assert!(
-                    error.is_finite(),
-                    "{function:?}({x:e}) = {y:e} instead of {nearest:e}, {level:?}"
-                );
+                assert!(error.is_finite(), "{function:?}({x:e}) = {y:e} instead of {nearest:e}, {level:?}");
                 worst = worst.max(error);
             }
         }
@@ -178,13 +158,7 @@ mod tests {
             numbers[2] = f32::NAN;
             numbers[3] = 89.5;
             numbers[4] = -104.5;
-            dispatch(
-                level,
-                Apply {
-                    function: Function::Exp,
-                    numbers: &mut numbers,
-                },
-            );
+            dispatch(level, Apply { function: Function::Exp, numbers: &mut numbers });
             assert_eq!(numbers[0], 0.0, "{level:?}");
             assert_eq!(numbers[1], f32::INFINITY, "{level:?}");
             assert!(numbers[2].is_nan(), "{level:?}");
@@ -192,17 +166,8 @@ mod tests {
             assert_eq!(numbers[4], 0.0, "{level:?}");
 
             let mut zero = [0.0; WIDEST];
-            dispatch(
-                level,
-                Apply {
-                    function: Function::Ln,
-                    numbers: &mut zero,
-                },
-            );
-            assert!(
-                zero.iter().all(|&y| (-106.0..-105.0).contains(&y)),
-                "{level:?}: {zero:?}"
-            );
+            dispatch(level, Apply { function: Function::Ln, numbers: &mut zero });
+            assert!(zero.iter().all(|&y| (-106.0..-105.0).contains(&y)), "{level:?}: {zero:?}");
         }
     }
 }

@@ -14,9 +14,7 @@
 use super::elementary::neg_log1m_and_inverse;
 use super::lanes::{LaneSum, Lanes, load, store, sweep};
 use super::row::{Others, Row, Scratch};
-use super::softmax::{
-    SoftmaxRow, exponentiate, powers_of_logits, powers_of_probabilities, scale, weighted_sum,
-};
+use super::softmax::{SoftmaxRow, exponentiate, powers_of_logits, powers_of_probabilities, scale, weighted_sum};
 use super::spec::{Exclusivity, Teacher};
 use super::sums::PeerLosses;
 use super::teachers::{one_minus_target, two_hardest};
@@ -24,24 +22,12 @@ use super::teachers::{one_minus_target, two_hardest};
 /// Cross-entropy with a constant weight on the row: `weight_of` the peer's softmax for the total, `ce_factor` for the
 /// reported cross-entropy.
 #[inline(always)]
-pub(super) fn cross_entropy_row<L: Lanes>(
-    row: &mut Row<'_, '_>,
-    exponent: f64,
-    ce_factor: f64,
-    scratch: &mut Scratch,
-) {
+pub(super) fn cross_entropy_row<L: Lanes>(row: &mut Row<'_, '_>, exponent: f64, ce_factor: f64, scratch: &mut Scratch) {
     for (own, logits) in row.own.iter_mut().enumerate() {
         let softmax = exponentiate::<L>(logits, row.target);
         scratch.softmax[own] = softmax;
-        let a = if exponent == 0.0 {
-            ce_factor
-        } else {
-            ce_factor * softmax.p_target.powf(exponent)
-        };
-        let pull = Pull {
-            a,
-            ..Pull::default()
-        };
+        let a = if exponent == 0.0 { ce_factor } else { ce_factor * softmax.p_target.powf(exponent) };
+        let pull = Pull { a, ..Pull::default() };
         write_gradient::<L>(logits, &softmax, row.target, row.scale, &pull, None);
         scratch.losses[own] = PeerLosses {
             ce: ce_factor * softmax.cross_entropy,
@@ -53,18 +39,10 @@ pub(super) fn cross_entropy_row<L: Lanes>(
 
 /// The loss of [`Exclusivity`] with at least two peers.
 #[inline(always)]
-pub(super) fn exclusivity_row<L: Lanes>(
-    spec: &Exclusivity,
-    row: &mut Row<'_, '_>,
-    scratch: &mut Scratch,
-) {
+pub(super) fn exclusivity_row<L: Lanes>(spec: &Exclusivity, row: &mut Row<'_, '_>, scratch: &mut Scratch) {
     let (peers, target) = (row.peers, row.target);
     let keeps = spec.keeps(row.truncated);
-    let ce_factor = if spec.truncate_ce && row.truncated {
-        0.0
-    } else {
-        1.0
-    };
+    let ce_factor = if spec.truncate_ce && row.truncated { 0.0 } else { 1.0 };
     let with_negatives = keeps && spec.negative_term;
     let plain_power = spec.gamma == 1.0;
 
@@ -79,9 +57,7 @@ pub(super) fn exclusivity_row<L: Lanes>(
             powers_of_logits::<L>(&mut scratch.rows[own], &scratch.softmax[own], spec.gamma);
         }
     }
-    if let (true, false, Others::Probabilities(everyone)) =
-        (with_negatives, plain_power, &row.others)
-    {
+    if let (true, false, Others::Probabilities(everyone)) = (with_negatives, plain_power, &row.others) {
         for (probabilities, powers) in everyone.iter().zip(&mut scratch.rows) {
             powers_of_probabilities::<L>(probabilities, spec.gamma, powers);
         }
@@ -90,14 +66,10 @@ pub(super) fn exclusivity_row<L: Lanes>(
     // 2. Who teaches whom, and the weight 1 - p_* of the positive term.
     for peer in 0..peers {
         let (difficulty, not_target) = match &row.others {
-            Others::Logits => (
-                scratch.softmax[peer].cross_entropy,
-                scratch.softmax[peer].p_not_target,
-            ),
-            Others::Probabilities(everyone) => (
-                -f64::from(everyone[peer][target]),
-                one_minus_target::<L>(everyone[peer], target),
-            ),
+            Others::Logits => (scratch.softmax[peer].cross_entropy, scratch.softmax[peer].p_not_target),
+            Others::Probabilities(everyone) => {
+                (-f64::from(everyone[peer][target]), one_minus_target::<L>(everyone[peer], target))
+            }
         };
         scratch.difficulty[peer] = difficulty;
         scratch.unlikelihood[peer] = not_target.powf(spec.gamma);
@@ -106,20 +78,12 @@ pub(super) fn exclusivity_row<L: Lanes>(
     let (hardest, second) = two_hardest(&scratch.difficulty[..peers]);
     // With two peers the mean over the others is the other peer, as in a group of one.
     let teacher_of = |peer: usize| if peer == hardest { second } else { hardest };
-    let norm = if all_teach {
-        1.0 / (peers - 1) as f64
-    } else {
-        1.0
-    };
+    let norm = if all_teach { 1.0 / (peers - 1) as f64 } else { 1.0 };
 
     // 3. The rows of weights q, summed over the teachers, and their entry for each own peer's largest class, which is
     // summed over the other peers themselves: sum minus own would lose all digits there.
     if with_negatives {
-        let sources = Sources {
-            row,
-            softmax: &scratch.softmax,
-            powers: (!plain_power).then_some(&scratch.rows),
-        };
+        let sources = Sources { row, softmax: &scratch.softmax, powers: (!plain_power).then_some(&scratch.rows) };
         for (own, &peer) in row.own_peers.iter().enumerate() {
             let class = scratch.softmax[own].largest;
             let mut weight = 0.0;
@@ -146,15 +110,8 @@ pub(super) fn exclusivity_row<L: Lanes>(
     for (own, &peer) in row.own_peers.iter().enumerate() {
         let softmax = scratch.softmax[own];
         let logits = &mut *row.own[own];
-        let mut losses = PeerLosses {
-            ce: ce_factor * softmax.cross_entropy,
-            ..PeerLosses::default()
-        };
-        let mut pull = Pull {
-            a: spec.alpha * ce_factor,
-            share: (1.0 - spec.alpha) * norm,
-            ..Pull::default()
-        };
+        let mut losses = PeerLosses { ce: ce_factor * softmax.cross_entropy, ..PeerLosses::default() };
+        let mut pull = Pull { a: spec.alpha * ce_factor, share: (1.0 - spec.alpha) * norm, ..Pull::default() };
 
         if keeps && spec.positive_term {
             let mut unlikelihood = 0.0;
@@ -169,11 +126,7 @@ pub(super) fn exclusivity_row<L: Lanes>(
             pull.a += pull.share * unlikelihood;
         }
         if with_negatives {
-            let weights = if !all_teach && peer == hardest {
-                &scratch.second_sum
-            } else {
-                &scratch.sum
-            };
+            let weights = if !all_teach && peer == hardest { &scratch.second_sum } else { &scratch.sum };
             let exponential_of_target = std::mem::replace(&mut logits[target], 0.0);
             let exponentials = &*logits;
             let (own_weights, own_factor) = match (&row.others, all_teach) {
@@ -182,13 +135,7 @@ pub(super) fn exclusivity_row<L: Lanes>(
                 (Others::Logits, true) => (exponentials, softmax.factor as f32),
                 (Others::Probabilities(everyone), true) => (everyone[peer], 1.0),
             };
-            let negatives = Negatives {
-                exponentials,
-                factor: softmax.factor as f32,
-                weights,
-                own_weights,
-                own_factor,
-            };
+            let negatives = Negatives { exponentials, factor: softmax.factor as f32, weights, own_weights, own_factor };
             let (loss, sum_of_r) = negatives.evaluate::<L>(&mut scratch.terms);
             logits[target] = exponential_of_target;
 
@@ -235,11 +182,7 @@ impl Scratch {
         teachers: std::ops::Range<usize>,
         into_second: bool,
     ) {
-        let into = if into_second {
-            &mut self.second_sum
-        } else {
-            &mut self.sum
-        };
+        let into = if into_second { &mut self.second_sum } else { &mut self.sum };
         let mut sources: Vec<(&[f32], f32)> = Vec::with_capacity(teachers.len());
         for peer in teachers.clone() {
             sources.push(match &row.others {
@@ -310,12 +253,7 @@ fn write_gradient<L: Lanes>(
     pull: &Pull,
     terms: Option<&[f32]>,
 ) {
-    let Pull {
-        a,
-        share,
-        sum_of_r,
-        largest,
-    } = *pull;
+    let Pull { a, share, sum_of_r, largest } = *pull;
     let mut slope = softmax.factor * (a - share * sum_of_r);
     if softmax.exponentials > 0.0 {
         slope -= share * largest / softmax.exponentials;
@@ -327,22 +265,13 @@ fn write_gradient<L: Lanes>(
             let (slope, term_scale) = (L::splat(slope), L::splat((row_scale * share) as f32));
             sweep!(L, exponentials.len(), |at, FULL| {
                 let term = load::<L, FULL>(terms, at, 0.0).mul(term_scale);
-                store::<L, FULL>(
-                    load::<L, FULL>(exponentials, at, 0.0).mul_add(slope, term),
-                    exponentials,
-                    at,
-                );
+                store::<L, FULL>(load::<L, FULL>(exponentials, at, 0.0).mul_add(slope, term), exponentials, at);
             });
         }
     }
     let p = softmax.p_largest;
-    let distance = if softmax.largest == target {
-        -softmax.p_others
-    } else {
-        p
-    };
-    exponentials[softmax.largest] =
-        (row_scale * (a * distance + share * (largest - p * sum_of_r))) as f32;
+    let distance = if softmax.largest == target { -softmax.p_others } else { p };
+    exponentials[softmax.largest] = (row_scale * (a * distance + share * (largest - p * sum_of_r))) as f32;
     if softmax.largest != target {
         exponentials[target] -= (row_scale * a) as f32;
     }

@@ -11,11 +11,7 @@ use super::sums::PeerLosses;
 
 /// The loss of [`LossSpec::Mutual`](super::LossSpec::Mutual) with at least two peers.
 #[inline(always)]
-pub(super) fn mutual_row<L: Lanes>(
-    alpha: Option<f64>,
-    row: &mut Row<'_, '_>,
-    scratch: &mut Scratch,
-) {
+pub(super) fn mutual_row<L: Lanes>(alpha: Option<f64>, row: &mut Row<'_, '_>, scratch: &mut Scratch) {
     let target = row.target;
     for (own, logits) in row.own.iter().enumerate() {
         scratch.rows[own].copy_from_slice(logits);
@@ -42,24 +38,14 @@ pub(super) fn mutual_row<L: Lanes>(
             let entropy = load::<L, FULL>(&scratch.second_sum, at, 0.0);
             let log_p = logarithm.of(load::<L, FULL>(logits, at, 0.0));
             kl.add(entropy.sub(sum.mul(log_p)));
-            store::<L, FULL>(
-                load::<L, FULL>(p, at, 0.0).mul_add(of_own, sum.mul(of_sum)),
-                logits,
-                at,
-            );
+            store::<L, FULL>(load::<L, FULL>(p, at, 0.0).mul_add(of_own, sum.mul(of_sum)), logits, at);
         });
         let teacher_at_target = (f64::from(scratch.sum[target]) - f64::from(p[target])) / others;
-        let at_target =
-            -ce_factor * softmax.p_not_target + kl_factor * (softmax.p_target - teacher_at_target);
+        let at_target = -ce_factor * softmax.p_not_target + kl_factor * (softmax.p_target - teacher_at_target);
         logits[target] = (row.scale * at_target) as f32;
 
         let (ce, kl) = (softmax.cross_entropy, kl.total() / others);
-        scratch.losses[own] = PeerLosses {
-            ce,
-            kl,
-            total: ce_factor * ce + kl_factor * kl,
-            ..PeerLosses::default()
-        };
+        scratch.losses[own] = PeerLosses { ce, kl, total: ce_factor * ce + kl_factor * kl, ..PeerLosses::default() };
     }
 }
 
@@ -72,10 +58,7 @@ struct LogProbability<L> {
 impl<L: Lanes> LogProbability<L> {
     #[inline(always)]
     fn new(softmax: &SoftmaxRow) -> Self {
-        Self {
-            largest: L::splat(softmax.z_largest),
-            log1p_odds: L::splat(softmax.log1p_odds as f32),
-        }
+        Self { largest: L::splat(softmax.z_largest), log1p_odds: L::splat(softmax.log1p_odds as f32) }
     }
 
     /// Finite even for a logit of -inf, so that 0 log 0 = 0; NaN for NaN.
@@ -92,11 +75,7 @@ fn cohort_of_logits<L: Lanes>(row: &Row<'_, '_>, scratch: &mut Scratch) {
         let (mut sum, mut entropy) = (L::splat(0.0), L::splat(0.0));
         for peer in 0..row.peers {
             let p = load::<L, FULL>(&scratch.rows[peer], at, 0.0);
-            let log_p = LogProbability::<L>::new(&scratch.softmax[peer]).of(load::<L, FULL>(
-                &*row.own[peer],
-                at,
-                0.0,
-            ));
+            let log_p = LogProbability::<L>::new(&scratch.softmax[peer]).of(load::<L, FULL>(&*row.own[peer], at, 0.0));
             sum = sum.add(p);
             entropy = p.mul_add(log_p, entropy);
         }

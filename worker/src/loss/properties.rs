@@ -3,9 +3,7 @@
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-use super::{
-    ChunkRows, Exclusivity, LossError, LossKernel, LossSpec, LossSums, SimdLevel, minimum_groups,
-};
+use super::{ChunkRows, Exclusivity, LossError, LossKernel, LossSpec, LossSums, SimdLevel, minimum_groups};
 
 /// A batch of rows: `logits` is `[peers, rows, catalogue]`.
 #[derive(Clone, Debug)]
@@ -39,9 +37,7 @@ impl Batch {
 
     fn run(&self, kernel: LossKernel, spec: &LossSpec) -> (LossSums, Vec<f32>) {
         let (mut sums, mut gradients) = (LossSums::new(self.peers), self.logits.clone());
-        kernel
-            .losses_and_gradients(spec, &self.chunk(), &mut gradients, &mut sums)
-            .unwrap();
+        kernel.losses_and_gradients(spec, &self.chunk(), &mut gradients, &mut sums).unwrap();
         (sums, gradients)
     }
 }
@@ -66,24 +62,13 @@ fn batches(peers: impl Strategy<Value = usize>) -> impl Strategy<Value = Batch> 
 }
 
 fn specs() -> impl Strategy<Value = LossSpec> {
-    let exclusivity = (
-        0.0..1.0,
-        prop::sample::select(vec![0.0, 0.5, 1.0, 1.0, 1.7, 2.0]),
-        0..4_u8,
-        any::<bool>(),
-    )
+    let exclusivity = (0.0..1.0, prop::sample::select(vec![0.0, 0.5, 1.0, 1.0, 1.7, 2.0]), 0..4_u8, any::<bool>())
         .prop_map(|(alpha, gamma, kind, zero_pow_zero)| {
             LossSpec::Exclusivity(match kind {
                 0 => Exclusivity::hail(alpha, gamma),
                 1 => Exclusivity::hail_released(alpha, gamma),
-                2 => Exclusivity {
-                    zero_pow_zero,
-                    ..Exclusivity::peerrec_stage2(alpha, gamma)
-                },
-                _ => Exclusivity {
-                    positive_term: zero_pow_zero,
-                    ..Exclusivity::hail(alpha, gamma)
-                },
+                2 => Exclusivity { zero_pow_zero, ..Exclusivity::peerrec_stage2(alpha, gamma) },
+                _ => Exclusivity { positive_term: zero_pow_zero, ..Exclusivity::hail(alpha, gamma) },
             })
         });
     prop_oneof![
@@ -102,15 +87,7 @@ fn loss(batch: &Batch, spec: &LossSpec, peer: usize, row: usize, own: &[f64]) ->
         z.iter().map(|z| z - log_sum).collect::<Vec<_>>()
     };
     let constant: Vec<Vec<f64>> = (0..batch.peers)
-        .map(|peer| {
-            log_softmax(
-                &batch
-                    .row(peer, row)
-                    .iter()
-                    .map(|&z| f64::from(z))
-                    .collect::<Vec<_>>(),
-            )
-        })
+        .map(|peer| log_softmax(&batch.row(peer, row).iter().map(|&z| f64::from(z)).collect::<Vec<_>>()))
         .collect();
     let target = batch.targets[row] as usize;
     let own = log_softmax(own);
@@ -120,26 +97,16 @@ fn loss(batch: &Batch, spec: &LossSpec, peer: usize, row: usize, own: &[f64]) ->
         peers.iter().map(|&peer| of(&constant[peer])).sum::<f64>() / peers.len() as f64
     };
     match spec {
-        LossSpec::ReweightedCrossEntropy { exponent } => {
-            (constant[peer][target] * exponent).exp() * ce
-        }
+        LossSpec::ReweightedCrossEntropy { exponent } => (constant[peer][target] * exponent).exp() * ce,
         LossSpec::Mutual { alpha } if !others.is_empty() => {
             let kl = mean_over(&others, &|log_p| {
-                log_p
-                    .iter()
-                    .zip(&own)
-                    .map(|(log_p, own)| log_p.exp() * (log_p - own))
-                    .sum()
+                log_p.iter().zip(&own).map(|(log_p, own)| log_p.exp() * (log_p - own)).sum()
             });
             alpha.map_or(ce + kl, |alpha| alpha * ce + (1.0 - alpha) * kl)
         }
         LossSpec::Exclusivity(spec) => {
             let truncated = batch.truncated[row];
-            let ce_part = if truncated && spec.truncate_ce {
-                0.0
-            } else {
-                ce
-            };
+            let ce_part = if truncated && spec.truncate_ce { 0.0 } else { ce };
             if others.is_empty() {
                 return ce_part;
             }
@@ -148,28 +115,14 @@ fn loss(batch: &Batch, spec: &LossSpec, peer: usize, row: usize, own: &[f64]) ->
                 super::Teacher::Mean => others,
                 super::Teacher::MinimumGroup => vec![minimum_groups(&ces)[peer].unwrap()],
             };
-            let kept = f64::from(u8::from(
-                !truncated || (spec.zero_pow_zero && spec.gamma == 0.0),
-            ));
-            let unlikelihood = mean_over(&teachers, &|log_p| {
-                (1.0 - log_p[target].exp()).powf(spec.gamma)
+            let kept = f64::from(u8::from(!truncated || (spec.zero_pow_zero && spec.gamma == 0.0)));
+            let unlikelihood = mean_over(&teachers, &|log_p| (1.0 - log_p[target].exp()).powf(spec.gamma));
+            let negative = (0..batch.catalogue).filter(|&class| class != target).map(|class| {
+                let q = mean_over(&teachers, &|log_p| log_p[class].exp().powf(spec.gamma));
+                -q * (-own[class].exp()).ln_1p()
             });
-            let negative = (0..batch.catalogue)
-                .filter(|&class| class != target)
-                .map(|class| {
-                    let q = mean_over(&teachers, &|log_p| log_p[class].exp().powf(spec.gamma));
-                    -q * (-own[class].exp()).ln_1p()
-                });
-            let pos = if spec.positive_term {
-                unlikelihood * ce
-            } else {
-                0.0
-            };
-            let neg = if spec.negative_term {
-                negative.sum()
-            } else {
-                0.0
-            };
+            let pos = if spec.positive_term { unlikelihood * ce } else { 0.0 };
+            let neg = if spec.negative_term { negative.sum() } else { 0.0 };
             spec.alpha * ce_part + (1.0 - spec.alpha) * kept * (pos + neg)
         }
         _ => ce,
@@ -177,9 +130,7 @@ fn loss(batch: &Batch, spec: &LossSpec, peer: usize, row: usize, own: &[f64]) ->
 }
 
 fn kernels() -> impl Iterator<Item = LossKernel> {
-    SimdLevel::available()
-        .iter()
-        .map(|&level| LossKernel::with_level(level).unwrap())
+    SimdLevel::available().iter().map(|&level| LossKernel::with_level(level).unwrap())
 }
 
 proptest! {
@@ -301,12 +252,8 @@ fn large() -> Batch {
         peers,
         catalogue,
         logits: (0..peers * rows * catalogue).map(wave).collect(),
-        targets: (0..rows as i64)
-            .map(|row| row * 113 % catalogue as i64)
-            .collect(),
-        weights: (0..rows)
-            .map(|row| if row == 4 { 0.0 } else { 1.0 })
-            .collect(),
+        targets: (0..rows as i64).map(|row| row * 113 % catalogue as i64).collect(),
+        weights: (0..rows).map(|row| if row == 4 { 0.0 } else { 1.0 }).collect(),
         truncated: (0..rows).map(|row| row % 7 == 2).collect(),
     }
 }
@@ -317,25 +264,15 @@ fn threads_and_chunks_do_not_change_a_bit() {
     let spec = LossSpec::Exclusivity(Exclusivity::hail(0.5, 1.0));
     let (sums, gradients) = batch.run(LossKernel::new(), &spec);
     for threads in [2, 3] {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .unwrap();
-        let (threaded_sums, threaded) =
-            pool.install(|| batch.run(LossKernel::new().on_threads(true), &spec));
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let (threaded_sums, threaded) = pool.install(|| batch.run(LossKernel::new().on_threads(true), &spec));
         assert_eq!(sums, threaded_sums);
-        assert!(
-            gradients == threaded,
-            "gradients differ on {threads} threads"
-        );
+        assert!(gradients == threaded, "gradients differ on {threads} threads");
     }
 
     let mut chunked = LossSums::new(batch.peers);
     for row in 0..batch.rows() {
-        let mut logits: Vec<f32> = (0..batch.peers)
-            .flat_map(|peer| batch.row(peer, row))
-            .copied()
-            .collect();
+        let mut logits: Vec<f32> = (0..batch.peers).flat_map(|peer| batch.row(peer, row)).copied().collect();
         let one = row..row + 1;
         let rows = ChunkRows {
             targets: &batch.targets[one.clone()],
@@ -343,14 +280,9 @@ fn threads_and_chunks_do_not_change_a_bit() {
             truncated: Some(&batch.truncated[one]),
             ..batch.chunk()
         };
-        LossKernel::new()
-            .losses_and_gradients(&spec, &rows, &mut logits, &mut chunked)
-            .unwrap();
+        LossKernel::new().losses_and_gradients(&spec, &rows, &mut logits, &mut chunked).unwrap();
         let at = row * batch.catalogue;
-        assert!(
-            logits[..batch.catalogue] == gradients[at..at + batch.catalogue],
-            "row {row}"
-        );
+        assert!(logits[..batch.catalogue] == gradients[at..at + batch.catalogue], "row {row}");
     }
     assert_eq!(sums, chunked);
 }
@@ -361,9 +293,7 @@ fn cross_entropies_are_those_of_the_loss() {
     for kernel in kernels() {
         let (sums, _) = batch.run(kernel, &LossSpec::CrossEntropy);
         let mut ce = vec![0.0; batch.peers * batch.rows()];
-        kernel
-            .cross_entropies(&batch.chunk(), &batch.logits, &mut ce)
-            .unwrap();
+        kernel.cross_entropies(&batch.chunk(), &batch.logits, &mut ce).unwrap();
         for (peer, ce) in ce.chunks_exact(batch.rows()).enumerate() {
             assert_eq!(ce.iter().sum::<f64>(), sums.peers[peer].ce);
             assert_eq!(ce[4], 0.0, "padding");
@@ -394,10 +324,7 @@ fn peers_far_apart_in_scale_stay_finite() {
         for kernel in kernels() {
             let (sums, gradients) = batch.run(kernel, &spec);
             assert!(gradients.iter().all(|g| g.is_finite()), "{spec:?}");
-            assert!(
-                sums.peers.iter().all(|peer| peer.total.is_finite()),
-                "{spec:?} {sums:?}"
-            );
+            assert!(sums.peers.iter().all(|peer| peer.total.is_finite()), "{spec:?} {sums:?}");
         }
     }
 }
@@ -406,11 +333,9 @@ fn peers_far_apart_in_scale_stay_finite() {
 fn a_logit_that_is_not_a_number_is_not_hidden() {
     let mut batch = large();
     batch.logits[77] = f32::NAN;
-    for spec in [
-        LossSpec::CrossEntropy,
-        LossSpec::Exclusivity(Exclusivity::hail(0.5, 1.0)),
-        LossSpec::Mutual { alpha: None },
-    ] {
+    for spec in
+        [LossSpec::CrossEntropy, LossSpec::Exclusivity(Exclusivity::hail(0.5, 1.0)), LossSpec::Mutual { alpha: None }]
+    {
         for kernel in kernels() {
             let (sums, gradients) = batch.run(kernel, &spec);
             assert!(sums.peers[0].total.is_nan(), "{spec:?}");
@@ -425,12 +350,7 @@ fn bad_shapes_and_targets_are_named() {
     let mut sums = LossSums::new(batch.peers + 1);
     let mut logits = batch.logits.clone();
     let error = LossKernel::new()
-        .losses_and_gradients(
-            &LossSpec::CrossEntropy,
-            &batch.chunk(),
-            &mut logits,
-            &mut sums,
-        )
+        .losses_and_gradients(&LossSpec::CrossEntropy, &batch.chunk(), &mut logits, &mut sums)
         .unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -441,19 +361,7 @@ fn bad_shapes_and_targets_are_named() {
     batch.run(LossKernel::new(), &LossSpec::CrossEntropy);
     batch.targets[3] = 2500;
     let error = LossKernel::new()
-        .losses_and_gradients(
-            &LossSpec::CrossEntropy,
-            &batch.chunk(),
-            &mut logits,
-            &mut LossSums::new(3),
-        )
+        .losses_and_gradients(&LossSpec::CrossEntropy, &batch.chunk(), &mut logits, &mut LossSums::new(3))
         .unwrap_err();
-    assert_eq!(
-        error,
-        LossError::Target {
-            row: 3,
-            target: 2500,
-            catalogue: 2500
-        }
-    );
+    assert_eq!(error, LossError::Target { row: 3, target: 2500, catalogue: 2500 });
 }

@@ -50,13 +50,7 @@ pub(super) struct RangeTask<'t, 'a> {
 impl Task for RangeTask<'_, '_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let Losses {
-            spec,
-            rows,
-            own,
-            peers,
-            everyone,
-        } = *self.job;
+        let Losses { spec, rows, own, peers, everyone } = *self.job;
         let catalogue = rows.catalogue;
         let cooperative = spec.needs_peers() && peers > 1;
         let peer_rows = match spec {
@@ -82,30 +76,16 @@ impl Task for RangeTask<'_, '_> {
             let others = match everyone {
                 None => Others::Logits,
                 Some(everyone) => {
-                    let row_of = |peer| {
-                        &everyone[(peer * rows.targets.len() + index) * catalogue..][..catalogue]
-                    };
+                    let row_of = |peer| &everyone[(peer * rows.targets.len() + index) * catalogue..][..catalogue];
                     Others::Probabilities((0..peers).map(row_of).collect())
                 }
             };
             let target = rows.targets[index] as usize;
             let scale = weight * rows.scale;
-            let mut row = Row {
-                peers,
-                own_peers: own,
-                own: &mut logits,
-                others,
-                target,
-                truncated,
-                scale,
-            };
+            let mut row = Row { peers, own_peers: own, own: &mut logits, others, target, truncated, scale };
             match spec {
-                LossSpec::Mutual { alpha } if cooperative => {
-                    mutual_row::<L>(*alpha, &mut row, &mut scratch)
-                }
-                LossSpec::Exclusivity(spec) if cooperative => {
-                    exclusivity_row::<L>(spec, &mut row, &mut scratch)
-                }
+                LossSpec::Mutual { alpha } if cooperative => mutual_row::<L>(*alpha, &mut row, &mut scratch),
+                LossSpec::Exclusivity(spec) if cooperative => exclusivity_row::<L>(spec, &mut row, &mut scratch),
                 _ => {
                     let (exponent, ce_factor) = match spec {
                         LossSpec::ReweightedCrossEntropy { exponent } => (*exponent, 1.0),
@@ -116,13 +96,8 @@ impl Task for RangeTask<'_, '_> {
                 }
             }
             let implicitly_hard = row.implicitly_hard::<L>(&scratch);
-            self.range.losses[local * own.len()..(local + 1) * own.len()]
-                .copy_from_slice(&scratch.losses);
-            self.range.flags[local] = RowFlags {
-                weight,
-                truncated,
-                implicitly_hard,
-            };
+            self.range.losses[local * own.len()..(local + 1) * own.len()].copy_from_slice(&scratch.losses);
+            self.range.flags[local] = RowFlags { weight, truncated, implicitly_hard };
         }
     }
 }
@@ -142,11 +117,8 @@ impl Task for CrossEntropies<'_> {
             let row = at % count;
             *into = 0.0;
             if self.rows.weight(row) != 0.0 {
-                scratch.copy_from_slice(
-                    &self.logits[at * self.rows.catalogue..][..self.rows.catalogue],
-                );
-                *into =
-                    exponentiate::<L>(&mut scratch, self.rows.targets[row] as usize).cross_entropy;
+                scratch.copy_from_slice(&self.logits[at * self.rows.catalogue..][..self.rows.catalogue]);
+                *into = exponentiate::<L>(&mut scratch, self.rows.targets[row] as usize).cross_entropy;
             }
         }
     }

@@ -35,11 +35,7 @@ impl Row<'_, '_> {
         let mut right = 0;
         match &self.others {
             Others::Logits => {
-                right = scratch
-                    .softmax
-                    .iter()
-                    .filter(|softmax| softmax.largest == self.target)
-                    .count();
+                right = scratch.softmax.iter().filter(|softmax| softmax.largest == self.target).count();
             }
             Others::Probabilities(everyone) => {
                 for row in everyone {
@@ -76,13 +72,7 @@ pub(super) struct Scratch {
 
 impl Scratch {
     /// For `own` of `peers`, over a catalogue, with `rows` rows for the peers and, if `shared`, those of the teachers.
-    pub(super) fn new(
-        own: usize,
-        peers: usize,
-        catalogue: usize,
-        shared: bool,
-        rows: usize,
-    ) -> Self {
+    pub(super) fn new(own: usize, peers: usize, catalogue: usize, shared: bool, rows: usize) -> Self {
         let shared = if shared { catalogue } else { 0 };
         Self {
             sum: vec![0.0; shared],

@@ -38,11 +38,7 @@ impl SoftmaxRow {
     /// p_k, from the row of exponentials.
     #[inline(always)]
     pub(super) fn probability(&self, exponentials: &[f32], class: usize) -> f64 {
-        if class == self.largest {
-            self.p_largest
-        } else {
-            self.factor * f64::from(exponentials[class])
-        }
+        if class == self.largest { self.p_largest } else { self.factor * f64::from(exponentials[class]) }
     }
 }
 
@@ -109,10 +105,7 @@ pub(super) fn powers_of_logits<L: Lanes>(row: &mut [f32], softmax: &SoftmaxRow, 
         // x^0 = 1 for x = 0 too.
         return row.fill(1.0);
     }
-    let (largest, log1p_odds) = (
-        L::splat(softmax.z_largest),
-        L::splat(softmax.log1p_odds as f32),
-    );
+    let (largest, log1p_odds) = (L::splat(softmax.z_largest), L::splat(softmax.log1p_odds as f32));
     sweep!(L, row.len(), |at, FULL| {
         let log_p = load::<L, FULL>(row, at, 0.0).sub(largest).sub(log1p_odds);
         store::<L, FULL>(exp(log_p.mul(L::splat(exponent as f32))), row, at);
@@ -121,11 +114,7 @@ pub(super) fn powers_of_logits<L: Lanes>(row: &mut [f32], softmax: &SoftmaxRow, 
 
 /// Writes p_k^exponent of a row of probabilities to `into`.
 #[inline(always)]
-pub(super) fn powers_of_probabilities<L: Lanes>(
-    probabilities: &[f32],
-    exponent: f64,
-    into: &mut [f32],
-) {
+pub(super) fn powers_of_probabilities<L: Lanes>(probabilities: &[f32], exponent: f64, into: &mut [f32]) {
     if exponent == 0.0 {
         return into.fill(1.0);
     }

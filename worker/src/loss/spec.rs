@@ -71,19 +71,12 @@ impl Exclusivity {
 
     /// HAIL as in the authors' program; goes with [`RankRule::Released`](super::RankRule::Released).
     pub fn hail_released(alpha: f64, gamma: f64) -> Self {
-        Self {
-            truncate_ce: true,
-            denominator_epsilon: 1e-5,
-            ..Self::hail(alpha, gamma)
-        }
+        Self { truncate_ce: true, denominator_epsilon: 1e-5, ..Self::hail(alpha, gamma) }
     }
 
     /// Stage 2 of PeerRec with its dynamic minimum group.
     pub fn peerrec_stage2(alpha: f64, gamma: f64) -> Self {
-        Self {
-            teacher: Teacher::MinimumGroup,
-            ..Self::hail(alpha, gamma)
-        }
+        Self { teacher: Teacher::MinimumGroup, ..Self::hail(alpha, gamma) }
     }
 
     /// The factor of `pos` and `neg` on a row.

@@ -20,20 +20,8 @@ pub struct PeerLosses {
 impl PeerLosses {
     /// All components multiplied by a number.
     pub fn times(self, factor: f64) -> Self {
-        let Self {
-            ce,
-            pos,
-            neg,
-            kl,
-            total,
-        } = self;
-        Self {
-            ce: ce * factor,
-            pos: pos * factor,
-            neg: neg * factor,
-            kl: kl * factor,
-            total: total * factor,
-        }
+        let Self { ce, pos, neg, kl, total } = self;
+        Self { ce: ce * factor, pos: pos * factor, neg: neg * factor, kl: kl * factor, total: total * factor }
     }
 
     fn add(&mut self, other: Self) {
@@ -72,10 +60,7 @@ pub(super) struct RowFlags {
 impl LossSums {
     /// Nothing summed yet, for a cohort of `peers`.
     pub fn new(peers: usize) -> Self {
-        Self {
-            peers: vec![PeerLosses::default(); peers],
-            ..Self::default()
-        }
+        Self { peers: vec![PeerLosses::default(); peers], ..Self::default() }
     }
 
     /// Adds the sums of other rows of the same cohort.
@@ -92,11 +77,7 @@ impl LossSums {
     /// The mean components of every peer; 0 without rows.
     pub fn means(&self, spec: &LossSpec) -> Vec<PeerLosses> {
         let denominator = spec.denominator(self.weight);
-        let scale = if self.weight == 0.0 {
-            0.0
-        } else {
-            1.0 / denominator
-        };
+        let scale = if self.weight == 0.0 { 0.0 } else { 1.0 / denominator };
         self.peers.iter().map(|peer| peer.times(scale)).collect()
     }
 

@@ -53,18 +53,9 @@ mod tests {
 
     #[test]
     fn the_group_is_the_peer_to_which_the_target_is_least_likely() {
-        assert_eq!(
-            minimum_groups(&[1.0, 3.0, 2.0]),
-            [Some(1), Some(2), Some(1)]
-        );
-        assert_eq!(
-            minimum_groups(&[2.0, 2.0, 2.0]),
-            [Some(1), Some(0), Some(0)]
-        );
-        assert_eq!(
-            minimum_groups(&[1.0, 2.0, 2.0, 3.0]),
-            [Some(3), Some(3), Some(3), Some(1)]
-        );
+        assert_eq!(minimum_groups(&[1.0, 3.0, 2.0]), [Some(1), Some(2), Some(1)]);
+        assert_eq!(minimum_groups(&[2.0, 2.0, 2.0]), [Some(1), Some(0), Some(0)]);
+        assert_eq!(minimum_groups(&[1.0, 2.0, 2.0, 3.0]), [Some(3), Some(3), Some(3), Some(1)]);
         assert_eq!(minimum_groups(&[3.0, 1.0]), [Some(1), Some(0)]);
         assert_eq!(minimum_groups(&[3.0]), [None]);
     }

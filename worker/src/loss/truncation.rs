@@ -93,21 +93,14 @@ pub fn truncated_rows(
     if let Some(weights) = weights {
         assert_eq!(weights.len(), rows, "one weight a row");
     }
-    let mut real: Vec<usize> = (0..rows)
-        .filter(|&row| weights.is_none_or(|weights| weights[row] != 0.0))
-        .collect();
+    let mut real: Vec<usize> = (0..rows).filter(|&row| weights.is_none_or(|weights| weights[row] != 0.0)).collect();
     let cohort = cross_entropies.len() > 1;
-    let qualifying = if cohort {
-        truncation.qualifying_rows(real.len(), slots.max(rows))
-    } else {
-        0
-    };
+    let qualifying = if cohort { truncation.qualifying_rows(real.len(), slots.max(rows)) } else { 0 };
     let mut peers_for = vec![0; rows];
     if qualifying > 0 {
         for peer in cross_entropies {
             assert_eq!(peer.len(), rows, "one cross-entropy a row and peer");
-            let descending =
-                |a: &usize, b: &usize| compare_losses(peer[*b], peer[*a]).then(a.cmp(b));
+            let descending = |a: &usize, b: &usize| compare_losses(peer[*b], peer[*a]).then(a.cmp(b));
             if qualifying < real.len() {
                 real.select_nth_unstable_by(qualifying, descending);
             }
@@ -116,16 +109,12 @@ pub fn truncated_rows(
             }
         }
     }
-    peers_for
-        .into_iter()
-        .map(|peers| qualifying > 0 && peers == cross_entropies.len())
-        .collect()
+    peers_for.into_iter().map(|peers| qualifying > 0 && peers == cross_entropies.len()).collect()
 }
 
 /// Total order in which 0 equals -0, as the tie rule wants, and NaN is largest.
 fn compare_losses(a: f64, b: f64) -> std::cmp::Ordering {
-    a.partial_cmp(&b)
-        .unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
+    a.partial_cmp(&b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
 }
 
 #[cfg(test)]
@@ -133,10 +122,7 @@ mod tests {
     use super::*;
 
     fn descending(beta: f64, base: RankBase, over: RankOver) -> Truncation {
-        Truncation {
-            beta,
-            rule: RankRule::Descending { base, over },
-        }
+        Truncation { beta, rule: RankRule::Descending { base, over } }
     }
 
     #[test]
@@ -155,10 +141,7 @@ mod tests {
 
     #[test]
     fn the_released_rule_rounds_in_single_precision() {
-        let released = |beta| Truncation {
-            beta,
-            rule: RankRule::Released,
-        };
+        let released = |beta| Truncation { beta, rule: RankRule::Released };
         // 256 rows of 40 slots at β = 0.02: int(10240 * 0.98) = 10035.
         assert_eq!(released(0.02).qualifying_rows(400, 10_240), 204);
         let one = descending(0.02, RankBase::One, RankOver::Slots);
@@ -168,10 +151,7 @@ mod tests {
         // 0.3 * 10 is 3 in double and 2 rows have ranks 1, 2; float32(0.7) * 10 rounds to 7: positions 8, 9.
         assert_eq!(released(0.3).qualifying_rows(10, 10), 2);
         // A share that differs: 0.07 * 100 is 7.000000000000001 in double.
-        assert_eq!(
-            descending(0.07, RankBase::One, RankOver::Slots).qualifying_rows(100, 100),
-            7
-        );
+        assert_eq!(descending(0.07, RankBase::One, RankOver::Slots).qualifying_rows(100, 100), 7);
         assert_eq!(released(0.07).qualifying_rows(100, 100), 6);
         assert_eq!(released(0.0).qualifying_rows(100, 100), 0);
     }
@@ -180,14 +160,8 @@ mod tests {
     fn a_row_goes_only_when_every_peer_finds_it_hard() {
         let (a, b) = ([5.0, 4.0, 3.0, 0.1], [5.0, 0.1, 4.0, 3.0]);
         let two = descending(0.5, RankBase::Zero, RankOver::Rows);
-        assert_eq!(
-            truncated_rows(&[&a, &b], None, 4, &two),
-            [true, false, false, false]
-        );
-        assert_eq!(
-            truncated_rows(&[&a, &a], None, 4, &two),
-            [true, true, false, false]
-        );
+        assert_eq!(truncated_rows(&[&a, &b], None, 4, &two), [true, false, false, false]);
+        assert_eq!(truncated_rows(&[&a, &a], None, 4, &two), [true, true, false, false]);
         assert_eq!(truncated_rows(&[&a], None, 4, &two), [false; 4]);
     }
 
@@ -196,15 +170,9 @@ mod tests {
         let losses = [1.0, 2.0, 2.0, 2.0, 9.0];
         let weights = [1.0, 1.0, 1.0, 1.0, 0.0];
         let half = descending(0.5, RankBase::Zero, RankOver::Rows);
-        assert_eq!(
-            truncated_rows(&[&losses, &losses], Some(&weights), 5, &half),
-            [false, true, true, false, false]
-        );
+        assert_eq!(truncated_rows(&[&losses, &losses], Some(&weights), 5, &half), [false, true, true, false, false]);
         let all = descending(1.0, RankBase::Zero, RankOver::Slots);
-        assert_eq!(
-            truncated_rows(&[&losses, &losses], Some(&weights), 40, &all),
-            [true, true, true, true, false]
-        );
+        assert_eq!(truncated_rows(&[&losses, &losses], Some(&weights), 40, &all), [true, true, true, true, false]);
         assert!(truncated_rows(&[&[], &[]], None, 0, &all).is_empty());
     }
 }

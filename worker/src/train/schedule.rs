@@ -1,6 +1,6 @@
 //! What a step does, as a pure function of its number: stage, learning rate, loss.
 
-use crate::loss::{LossSpec, RankBase, RankOver, Teacher as LossTeacher, Truncation};
+use crate::loss::{Exclusivity, LossSpec, RankBase, RankOver, RankRule, Teacher as LossTeacher, Truncation};
 use medley_common::config::{BetaBase, MethodConfig, OptimizerConfig, RunConfig, Schedule, Teacher};
 use medley_common::method::MethodName;
 
@@ -115,19 +115,23 @@ impl Plan {
 
     /// Which rows of a step count as noise, where the method has such rows.
     pub fn truncation(&self, step: u64) -> Option<Truncation> {
-        let truncates = matches!(self.loss(step), LossSpec::Exclusivity { .. });
-        (truncates && self.method.beta > 0.0).then(|| Truncation {
-            beta: self.method.beta,
-            rank_base: if self.method.rank_base == 0 { RankBase::Zero } else { RankBase::One },
-            rank_over: match self.method.beta_base {
-                BetaBase::Masked => RankOver::Rows,
-                BetaBase::Slots => RankOver::Slots(self.slots),
-            },
-        })
+        let truncates = matches!(self.loss(step), LossSpec::Exclusivity(_));
+        let base = if self.method.rank_base == 0 { RankBase::Zero } else { RankBase::One };
+        let over = match self.method.beta_base {
+            BetaBase::Masked => RankOver::Rows,
+            BetaBase::Slots => RankOver::Slots,
+        };
+        let rule = RankRule::Descending { base, over };
+        (truncates && self.method.beta > 0.0).then_some(Truncation { beta: self.method.beta, rule })
+    }
+
+    /// Slots of a batch, padding included, where HAIL's released code takes its share of noise.
+    pub fn slots(&self) -> usize {
+        self.slots
     }
 
     fn exclusivity(&self, step: u64, teacher: LossTeacher) -> LossSpec {
-        LossSpec::Exclusivity {
+        LossSpec::Exclusivity(Exclusivity {
             alpha: self.alpha(step),
             gamma: self.method.gamma,
             teacher,
@@ -136,7 +140,8 @@ impl Plan {
             truncate_ce: self.method.truncate_ce,
             // A truncated row stays out for gamma = 0 too: with 0^0 = 1 the filter would stop filtering.
             zero_pow_zero: false,
-        }
+            denominator_epsilon: 0.0,
+        })
     }
 
     /// alpha of a step: fixed, or falling by 0.98 every fiftieth of the steps (HAIL's released code for alpha < 0).

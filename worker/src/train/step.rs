@@ -95,7 +95,8 @@ impl Learner {
         split.encoder = lap.time();
 
         let targets: Vec<i64> = batch.targets().collect();
-        let rows = Rows { targets: &targets, loss: plan.loss(step), truncation: plan.truncation(step) };
+        let rows =
+            Rows { targets: &targets, loss: plan.loss(step), truncation: plan.truncation(step), slots: plan.slots() };
         let detached: Vec<Tensor> = hidden.iter().map(Tensor::detach).collect();
         let gradients = exchange.gradients(&self.network.shared, &detached, rows)?;
         (split.exchange, split.loss) = (gradients.exchange_time, gradients.loss_time);
@@ -169,10 +170,14 @@ fn all_reduce(exchange: &mut Exchange, gradient: &Tensor) -> Result<Tensor, Trai
     Ok(floats::to_tensor(&values, &gradient.size(), gradient.device()))
 }
 
+/// Numbers that report a peer's losses.
+const LOSSES: usize = 5;
+
 /// What all workers know after a step.
 struct Report {
     private_norms: Vec<f64>,
-    losses: LossSums,
+    /// Sums over the batch's rows, by peer: total, cross-entropy, positive, negative, divergence.
+    losses: Vec<[f64; LOSSES]>,
     stop: bool,
 }
 
@@ -182,7 +187,7 @@ fn agree(exchange: &mut Exchange, norms: &[f64], losses: &LossSums, stop: bool) 
     let placement = exchange.placement().clone();
     let peers = placement.peers();
     let mut mine = vec![f64::from(u8::from(stop))];
-    mine.extend_from_slice(&losses.to_numbers());
+    mine.extend(losses.peers.iter().flat_map(|p| [p.total, p.ce, p.pos, p.neg, p.kl]));
     let common = mine.len();
     mine.extend_from_slice(norms);
     let lengths = placement.hosted().map(|hosted| common + hosted);
@@ -190,11 +195,13 @@ fn agree(exchange: &mut Exchange, norms: &[f64], losses: &LossSums, stop: bool) 
     let mut parts: Vec<&mut [f32]> = received.iter_mut().map(Vec::as_mut_slice).collect();
     exchange.collective().all_gather(&split_numbers(&mine), &mut parts)?;
 
-    let mut report = Report { private_norms: vec![0.0; peers], losses: LossSums::new(peers), stop: false };
+    let mut report = Report { private_norms: vec![0.0; peers], losses: vec![[0.0; LOSSES]; peers], stop: false };
     for (rank, received) in received.iter().enumerate() {
         let numbers = join_numbers(received);
         report.stop |= numbers[0] > 0.0;
-        report.losses.add(&LossSums::from_numbers(&numbers[1..common], peers));
+        for (sum, part) in report.losses.iter_mut().zip(numbers[1..common].chunks_exact(LOSSES)) {
+            sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+        }
         for (peer, norm) in placement.peers_of(rank).iter().zip(&numbers[common..]) {
             report.private_norms[*peer as usize] = *norm;
         }
@@ -219,18 +226,12 @@ pub fn join_numbers(floats: &[f32]) -> Vec<f64> {
     floats.chunks_exact(2).map(|pair| f64::from(pair[0]) + f64::from(pair[1])).collect()
 }
 
-fn means(sums: &LossSums, rows: usize) -> Vec<Losses> {
-    let rows = rows as f64;
-    sums.peers
-        .iter()
-        .map(|sum| Losses {
-            total: sum.total / rows,
-            cross_entropy: sum.cross_entropy / rows,
-            positive: sum.positive / rows,
-            negative: sum.negative / rows,
-            divergence: sum.divergence / rows,
-        })
-        .collect()
+fn means(sums: &[[f64; LOSSES]], rows: usize) -> Vec<Losses> {
+    let mean = |sum: &[f64; LOSSES]| {
+        let [total, cross_entropy, positive, negative, divergence] = sum.map(|sum| sum / rows as f64);
+        Losses { total, cross_entropy, positive, negative, divergence }
+    };
+    sums.iter().map(mean).collect()
 }
 
 /// Time since the last call.

@@ -92,14 +92,10 @@ impl Lanes for F32x8 {
     fn mantissa_and_exponent(self) -> (Self, Self) {
         intrinsic!({
             let bits = _mm256_castps_si256(self.0);
-            let above_root_half =
-                _mm256_sub_epi32(bits, _mm256_set1_epi32(super::portable::ROOT_HALF_BITS));
+            let above_root_half = _mm256_sub_epi32(bits, _mm256_set1_epi32(super::portable::ROOT_HALF_BITS));
             let exponent = _mm256_srai_epi32::<23>(above_root_half);
             let mantissa = _mm256_sub_epi32(bits, _mm256_slli_epi32::<23>(exponent));
-            (
-                Self(_mm256_castsi256_ps(mantissa)),
-                Self(_mm256_cvtepi32_ps(exponent)),
-            )
+            (Self(_mm256_castsi256_ps(mantissa)), Self(_mm256_cvtepi32_ps(exponent)))
         })
     }
 
@@ -113,8 +109,6 @@ impl Lanes for F32x8 {
 
     #[inline(always)]
     fn any_equal(self, other: Self) -> bool {
-        intrinsic!(_mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(
-            self.0, other.0
-        ))) != 0
+        intrinsic!(_mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(self.0, other.0))) != 0
     }
 }

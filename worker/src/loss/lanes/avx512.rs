@@ -82,14 +82,10 @@ impl Lanes for F32x16 {
     fn mantissa_and_exponent(self) -> (Self, Self) {
         intrinsic!({
             let bits = _mm512_castps_si512(self.0);
-            let above_root_half =
-                _mm512_sub_epi32(bits, _mm512_set1_epi32(super::portable::ROOT_HALF_BITS));
+            let above_root_half = _mm512_sub_epi32(bits, _mm512_set1_epi32(super::portable::ROOT_HALF_BITS));
             let exponent = _mm512_srai_epi32::<23>(above_root_half);
             let mantissa = _mm512_sub_epi32(bits, _mm512_slli_epi32::<23>(exponent));
-            (
-                Self(_mm512_castsi512_ps(mantissa)),
-                Self(_mm512_cvtepi32_ps(exponent)),
-            )
+            (Self(_mm512_castsi512_ps(mantissa)), Self(_mm512_cvtepi32_ps(exponent)))
         })
     }
 

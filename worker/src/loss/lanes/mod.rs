@@ -112,11 +112,7 @@ impl<L: Lanes> LaneSum<L> {
 
     #[inline(always)]
     pub(super) fn new() -> Self {
-        Self {
-            short: L::splat(0.0),
-            long: L::splat(0.0),
-            terms: 0,
-        }
+        Self { short: L::splat(0.0), long: L::splat(0.0), terms: 0 }
     }
 
     #[inline(always)]

@@ -50,24 +50,12 @@ impl Lanes for F32x8 {
 
     #[inline(always)]
     fn max(self, other: Self) -> Self {
-        Self(from_fn(|l| {
-            if self.0[l] > other.0[l] {
-                self.0[l]
-            } else {
-                other.0[l]
-            }
-        }))
+        Self(from_fn(|l| if self.0[l] > other.0[l] { self.0[l] } else { other.0[l] }))
     }
 
     #[inline(always)]
     fn min(self, other: Self) -> Self {
-        Self(from_fn(|l| {
-            if self.0[l] < other.0[l] {
-                self.0[l]
-            } else {
-                other.0[l]
-            }
-        }))
+        Self(from_fn(|l| if self.0[l] < other.0[l] { self.0[l] } else { other.0[l] }))
     }
 
     #[inline(always)]
@@ -80,10 +68,7 @@ impl Lanes for F32x8 {
     fn times_power_of_two(self, power: Self) -> Self {
         Self(from_fn(|l| {
             // In 1.5 * 2^23 + power the lowest bits are the integer; unlike a cast this is one vector addition.
-            let power = (power.0[l] + 12_582_912.0)
-                .to_bits()
-                .wrapping_sub(12_582_912.0_f32.to_bits())
-                .cast_signed();
+            let power = (power.0[l] + 12_582_912.0).to_bits().wrapping_sub(12_582_912.0_f32.to_bits()).cast_signed();
             // Two factors, because 2^power itself may not be a normal number.
             let half = power >> 1;
             let other_half = power.wrapping_sub(half);
@@ -94,32 +79,15 @@ impl Lanes for F32x8 {
 
     #[inline(always)]
     fn mantissa_and_exponent(self) -> (Self, Self) {
-        let exponent: [i32; 8] = from_fn(|l| {
-            (self.0[l]
-                .to_bits()
-                .cast_signed()
-                .wrapping_sub(ROOT_HALF_BITS))
-                >> 23
-        });
-        let mantissa = from_fn(|l| {
-            f32::from_bits(
-                self.0[l]
-                    .to_bits()
-                    .wrapping_sub((exponent[l] << 23).cast_unsigned()),
-            )
-        });
+        let exponent: [i32; 8] = from_fn(|l| (self.0[l].to_bits().cast_signed().wrapping_sub(ROOT_HALF_BITS)) >> 23);
+        let mantissa =
+            from_fn(|l| f32::from_bits(self.0[l].to_bits().wrapping_sub((exponent[l] << 23).cast_unsigned())));
         (Self(mantissa), Self(from_fn(|l| exponent[l] as f32)))
     }
 
     #[inline(always)]
     fn where_less(self, left: Self, right: Self, otherwise: Self) -> Self {
-        Self(from_fn(|l| {
-            if left.0[l] < right.0[l] {
-                self.0[l]
-            } else {
-                otherwise.0[l]
-            }
-        }))
+        Self(from_fn(|l| if left.0[l] < right.0[l] { self.0[l] } else { otherwise.0[l] }))
     }
 
     #[inline(always)]
