@@ -1,1 +1,4 @@
 //! Coordinator.
+
+pub mod job;
+pub mod launch;
