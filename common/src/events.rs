@@ -130,8 +130,10 @@ pub struct StepEvent {
     /// Training stage: `train`, or PeerRec's `stage-1`, `stage-2`.
     pub stage: String,
     /// Learning rate of the step.
+    #[serde(deserialize_with = "crate::json::number")]
     pub learning_rate: f64,
     /// Global norm of the gradients before clipping.
+    #[serde(deserialize_with = "crate::json::number")]
     pub gradient_norm: f64,
     /// Masked rows of the batch.
     pub rows: u64,
@@ -142,6 +144,7 @@ pub struct StepEvent {
     /// Largest over workers.
     pub bytes_sent: u64,
     /// Losses by peer (`"0"`, `"1"`, ...).
+    #[serde(deserialize_with = "crate::json::by_peer")]
     pub losses: BTreeMap<u32, Losses>,
 }
 
@@ -149,13 +152,74 @@ pub struct StepEvent {
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Losses {
     /// What is minimised.
+    #[serde(deserialize_with = "crate::json::number")]
     pub total: f64,
     /// Cross-entropy.
+    #[serde(deserialize_with = "crate::json::number")]
     pub cross_entropy: f64,
     /// The positive term of mutual exclusivity distillation (HAIL eq 6).
+    #[serde(deserialize_with = "crate::json::number")]
     pub positive: f64,
     /// The negative term (HAIL eq 7).
+    #[serde(deserialize_with = "crate::json::number")]
     pub negative: f64,
     /// Mean KL divergence from the other peers (PeerRec eq 5).
+    #[serde(deserialize_with = "crate::json::number")]
     pub divergence: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_step_reads_back_even_when_a_loss_has_diverged() {
+        let step = StepEvent {
+            step: 7,
+            stage: "train".into(),
+            learning_rate: 1e-3,
+            gradient_norm: f64::INFINITY,
+            rows: 96,
+            truncated_rows: 2,
+            seconds: 0.25,
+            bytes_sent: 4096,
+            losses: BTreeMap::from([
+                (0, Losses { total: 1.5, ..Losses::default() }),
+                (11, Losses { total: f64::NAN, ..Losses::default() }),
+            ]),
+        };
+        let line = EventLine { time: 1.25, event: Event::Step(step) };
+        let text = serde_json::to_string(&line).unwrap();
+        assert!(text.starts_with(r#"{"time":1.25,"event":"step","step":7,"#), "{text}");
+        let Event::Step(read) = serde_json::from_str::<EventLine>(&text).unwrap().event else {
+            panic!("not a step: {text}");
+        };
+        assert!(read.gradient_norm.is_nan());
+        assert_eq!(read.losses[&0].total, 1.5);
+        assert!(read.losses[&11].total.is_nan());
+    }
+
+    #[test]
+    fn every_kind_of_event_reads_back() {
+        let events = [
+            Event::JobStarted {
+                job: "j".into(),
+                version: "0.1.0".into(),
+                method: "hail".into(),
+                peers: 2,
+                workers: 2,
+                resumed_from: Some(20),
+            },
+            Event::Generation { generation: 3, placement: vec![vec![0], vec![1]] },
+            Event::Warning { message: "disk full".into() },
+            Event::Finished { outcome: "completed".into(), step: 40, message: "done".into() },
+        ];
+        for event in events {
+            let line = EventLine { time: 0.5, event };
+            let text = serde_json::to_string(&line).unwrap();
+            assert_eq!(serde_json::from_str::<EventLine>(&text).unwrap(), line, "{text}");
+        }
+    }
 }

@@ -14,6 +14,7 @@ pub mod environment;
 pub mod events;
 pub mod exit;
 pub mod hash;
+mod json;
 pub mod manifest;
 pub mod method;
 pub mod proto;

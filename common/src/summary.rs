@@ -90,7 +90,9 @@ pub struct Evaluation {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     /// Mean over users.
+    #[serde(deserialize_with = "crate::json::number")]
     pub mean: f64,
     /// 1.96 standard errors.
+    #[serde(deserialize_with = "crate::json::number")]
     pub half_width: f64,
 }

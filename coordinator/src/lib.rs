@@ -5,8 +5,10 @@
 //! writes and shows what happens, [`cli`] is what people type.
 
 pub mod checkpoint;
+pub mod cli;
 pub mod cluster;
 pub mod job;
 pub mod launch;
+pub mod output;
 pub mod server;
 pub mod store;

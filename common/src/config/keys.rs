@@ -25,8 +25,12 @@ impl<'a> Source<'a> {
 
     /// Where a dotted key is set: the override, `file:line`, or the file alone where the default is in force.
     pub fn place_of_key(&self, key: &str) -> String {
-        if self.overrides.iter().any(|change| change.key == key) {
-            return format!("--set {key}");
+        let sets = |change: &&Override| {
+            let rest = key.strip_prefix(change.key.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        if let Some(change) = self.overrides.iter().rev().find(sets) {
+            return format!("--set {}", change.key);
         }
         let document = toml_edit::Document::parse(self.text.to_owned()).ok();
         let span = document.as_ref().and_then(|document| {

@@ -56,12 +56,32 @@ pub struct Override {
     pub key: String,
     /// Value.
     pub value: toml::Value,
+    /// The value as it was typed, for keys that take a string which looks like something else: `--set name=2026`.
+    typed: Option<String>,
 }
 
 impl Override {
     /// An override made by a flag of its own.
     pub fn new(key: &str, value: impl Into<toml::Value>) -> Self {
-        Self { key: key.into(), value: value.into() }
+        Self { key: key.into(), value: value.into(), typed: None }
+    }
+}
+
+impl Override {
+    /// Whether a configuration takes this value for this key.
+    fn fits(&self) -> bool {
+        let mut alone = toml::Table::new();
+        insert(&mut alone, self).is_ok() && alone.try_into::<RunConfig>().is_ok()
+    }
+
+    /// The override with its value as a string, where the key takes that and not what the value looks like.
+    fn fitted(&self) -> Self {
+        let as_string =
+            self.typed.as_ref().map(|typed| Self { value: toml::Value::String(typed.clone()), ..self.clone() });
+        match as_string {
+            Some(change) if !self.fits() && change.fits() => change,
+            _ => self.clone(),
+        }
     }
 }
 
@@ -79,7 +99,11 @@ impl FromStr for Override {
             .ok()
             .filter(|table| table.len() == 1)
             .and_then(|mut table| table.remove("value"));
-        Ok(Self { key: key.into(), value: parsed.unwrap_or_else(|| toml::Value::String(value.trim().into())) })
+        Ok(Self {
+            key: key.into(),
+            value: parsed.unwrap_or_else(|| toml::Value::String(value.trim().into())),
+            typed: Some(value.trim().into()),
+        })
     }
 }
 
@@ -108,8 +132,16 @@ pub fn parse(text: &str, origin: &str, overrides: &[Override]) -> Result<RunConf
         place: source.place_of_span(error.span()),
         message: one_line(error.message()),
     })?;
+    let known = keys::known();
     for change in overrides {
-        insert(&mut table, change)?;
+        if !known.contains(&change.key) {
+            return Err(ConfigError::UnknownKey {
+                place: format!("--set {}", change.key),
+                suggestion: keys::suggestion(&change.key),
+                key: change.key.clone(),
+            });
+        }
+        insert(&mut table, &change.fitted())?;
     }
     let mut unknown = Vec::new();
     let config: RunConfig = serde_ignored::deserialize(table, |path| unknown.push(path.to_string()))
@@ -139,6 +171,7 @@ fn insert(table: &mut toml::Table, change: &Override) -> Result<(), ConfigError>
     let mut parts: Vec<&str> = change.key.split('.').collect();
     let last = parts.pop().ok_or_else(|| ConfigError::Override { text: change.key.clone() })?;
     let mut here = table;
+    // A known key's tables are tables, unless another override made one a value.
     for part in parts {
         here = here.entry(part).or_insert_with(|| toml::Value::Table(toml::Table::new())).as_table_mut().ok_or_else(
             || ConfigError::Malformed {
@@ -153,10 +186,7 @@ fn insert(table: &mut toml::Table, change: &Override) -> Result<(), ConfigError>
 
 /// After the file alone has passed, a failing type can only come from an override: find which.
 fn malformed_override(overrides: &[Override], error: &toml::de::Error) -> ConfigError {
-    let culprit = overrides.iter().find(|change| {
-        let mut alone = toml::Table::new();
-        insert(&mut alone, change).is_err() || alone.try_into::<RunConfig>().is_err()
-    });
+    let culprit = overrides.iter().find(|change| !change.fitted().fits());
     ConfigError::Malformed {
         place: culprit.map_or_else(|| "--set".into(), |change| format!("--set {}", change.key)),
         message: one_line(error.message()),

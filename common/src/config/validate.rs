@@ -11,19 +11,29 @@ pub struct Fault {
 
 /// The first fault of a configuration.
 pub fn check(config: &RunConfig) -> Result<(), Fault> {
+    name(config)?;
     data(config)?;
     samples(config)?;
     network(config)?;
     cohort(config)?;
     method(config)?;
     optimizer(config)?;
-    train(config)?;
     evaluation(config)?;
+    train(config)?;
     rest(config)
 }
 
 fn require(holds: bool, key: &'static str, message: impl FnOnce() -> String) -> Result<(), Fault> {
     if holds { Ok(()) } else { Err(Fault { key, message: message() }) }
+}
+
+fn name(config: &RunConfig) -> Result<(), Fault> {
+    let name = &config.name;
+    let is_file_name =
+        !name.is_empty() && !name.starts_with('.') && !name.contains(|c: char| c == '/' || c == '\\' || c.is_control());
+    require(is_file_name, "name", || {
+        format!("is {name:?}, but it names the run directory; use letters, digits, - and _")
+    })
 }
 
 fn data(config: &RunConfig) -> Result<(), Fault> {
@@ -174,6 +184,12 @@ fn evaluation(config: &RunConfig) -> Result<(), Fault> {
     let evaluation = &config.evaluation;
     require(!evaluation.protocols.is_empty(), "evaluation.protocols", || {
         "is empty; name at least one, for example [\"uniform99\", \"full\"]".into()
+    })?;
+    let protocols = &evaluation.protocols;
+    let twice = (1..protocols.len()).find(|&at| protocols[..at].contains(&protocols[at]));
+    require(twice.is_none(), "evaluation.protocols", || {
+        let protocol = twice.map_or("", |at| protocols[at].as_str());
+        format!("names \"{protocol}\" twice; name each protocol once")
     })?;
     require(evaluation.batch_size >= 1, "evaluation.batch_size", || "is 0; use 1 or more".into())?;
     require(
