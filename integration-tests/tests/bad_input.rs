@@ -47,7 +47,7 @@ fn assert_data_refused(contents: &[u8], settings: &[&str], says: &[&str]) {
 
 #[test]
 fn data_files() {
-    assert_data_refused(b"", &["data.format=user-item"], &["bad", "empty"]);
+    assert_data_refused(b"", &["data.format=user-item"], &["bad", "no interactions"]);
     assert_data_refused(b"who,item\n1,2\n", &["data.format=csv"], &["bad", "user", "who"]);
     assert_data_refused(b"1 1\n1 \xff\xfe\n1 3\n", &["data.format=user-item"], &["bad:2", "UTF-8"]);
     assert_data_refused(b"1 1\n1 2\n1 3\n2 1\n", &["data.format=user-item"], &["bad", "min_length"]);

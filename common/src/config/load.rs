@@ -157,6 +157,22 @@ pub fn parse(text: &str, origin: &str, overrides: &[Override]) -> Result<RunConf
     Ok(config)
 }
 
+/// The hash of all that can change what is learned: of two runs with the same, neither paths, threads, processes nor
+/// what is written and shown need agree.
+pub fn identity(config: &RunConfig) -> String {
+    let defaults = RunConfig::default();
+    let mut essence = config.clone();
+    essence.name.clear();
+    essence.data.path.clone_from(&defaults.data.path);
+    essence.cohort.workers = defaults.cohort.workers;
+    essence.train.threads = defaults.train.threads;
+    essence.train.checkpoint_every = defaults.train.checkpoint_every;
+    essence.exchange = defaults.exchange;
+    essence.output = defaults.output;
+    essence.launch = defaults.launch;
+    crate::hash::sha256(to_toml(&essence).as_bytes())
+}
+
 /// The configuration as TOML, with every default written out.
 pub fn to_toml(config: &RunConfig) -> String {
     toml::to_string(config).expect("a configuration has string keys and representable values only")

@@ -9,7 +9,7 @@ mod load;
 mod types;
 mod validate;
 
-pub use load::{ConfigError, Override, load, parse, to_toml};
+pub use load::{ConfigError, Override, identity, load, parse, to_toml};
 pub use types::*;
 
 /// The JSON schema of a configuration file.

@@ -56,7 +56,7 @@ pub fn commit(run: &Path, job: &str, config: &RunConfig, request: &Commit) -> Re
         generation: request.generation,
         step: request.step,
         peers: u32::try_from(config.cohort.peers).unwrap_or(u32::MAX),
-        config_hash: hash::sha256(config::to_toml(config).as_bytes()),
+        config_hash: config::identity(config),
         data_hash: request.data_hash.clone(),
         state: state.clone(),
         files,

@@ -15,9 +15,9 @@ use crate::checkpoint::{self, CheckpointError};
 use crate::launch::{self, LaunchError, Preflight};
 use crate::server::ServerError;
 use crate::store::StoreError;
-use medley_common::config::RunConfig;
+use medley_common::config::{self, RunConfig};
 use medley_common::{exit, run_directory};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What is to be run.
 #[derive(Debug, Clone)]
@@ -104,8 +104,12 @@ fn latest(request: &JobRequest, preflight: &Preflight) -> Result<Option<(u64, Pa
         return Ok(None);
     };
     let manifest = checkpoint::verify(&directory)?;
-    let trained = configuration_of(run)?;
-    checkpoint::check_fit(&directory, &manifest, &trained, &request.config)?;
+    if manifest.config_hash != config::identity(&request.config) {
+        return Err(JobError::Directory {
+            path: directory,
+            what: "was trained with another configuration than run.toml holds now; put run.toml back as it was to resume, or start a new run".into(),
+        });
+    }
     if manifest.data_hash != preflight.data_hash {
         return Err(JobError::Directory {
             path: directory,
@@ -116,9 +120,4 @@ fn latest(request: &JobRequest, preflight: &Preflight) -> Result<Option<(u64, Pa
         });
     }
     Ok(Some((step, directory)))
-}
-
-fn configuration_of(run: &Path) -> Result<RunConfig, JobError> {
-    medley_common::config::load(&run.join(run_directory::CONFIG), &[])
-        .map_err(|error| JobError::Directory { path: run.to_owned(), what: error.to_string() })
 }

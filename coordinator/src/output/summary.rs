@@ -4,7 +4,7 @@ use super::history::{Finished, History};
 use super::{peer_of, spelling, write_whole};
 use medley_common::config::{self, RunConfig};
 use medley_common::summary::{Evaluation, Summary};
-use medley_common::{hash, run_directory};
+use medley_common::run_directory;
 use std::path::Path;
 
 /// The result of a run. `failure` says in one line why a job failed that could not say so itself.
@@ -18,7 +18,7 @@ pub fn summarize(history: &History, config: &RunConfig, failure: Option<&str>) -
         job: history.job.clone(),
         name: config.name.clone(),
         version: history.version.clone(),
-        config_hash: hash::sha256(config::to_toml(config).as_bytes()),
+        config_hash: config::identity(config),
         data_hash: history.data_hash.clone(),
         method: config.method.name.to_string(),
         network: spelling(&config.network.kind),

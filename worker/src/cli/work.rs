@@ -43,6 +43,9 @@ const ASSIGNMENT_DEADLINE: Duration = Duration::from_secs(600);
 /// How long a worker whose work is done waits for the others' end.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(600);
 
+/// How long a worker that failed waits for the coordinator to have heard of it.
+const FAILURE_DEADLINE: Duration = Duration::from_secs(3);
+
 /// How long step records may wait to be sent together.
 const REPORT_EVERY: Duration = Duration::from_millis(50);
 
@@ -66,6 +69,10 @@ pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
                 bad_input: error.is_bad_input(),
                 because_of_rank: error.because_of_rank().map_or(-1, |rank| rank as i32),
             }));
+            // The report must leave before this process does: the coordinator answers it by ending the session.
+            if let Err(error) = session.released(FAILURE_DEADLINE) {
+                tracing::debug!(%error, "leaving");
+            }
             session.close();
             Err(error)
         }
