@@ -3,7 +3,7 @@
 use super::config::Overrides;
 use super::{CliError, logging, print};
 use crate::job::{self, JobRequest, Observer, Prepared};
-use crate::output::directory::{self, Created};
+use crate::output::directory;
 use crate::output::event_log::EventLog;
 use crate::output::history::{History, Recorder};
 use crate::output::read::Run;
@@ -98,7 +98,9 @@ pub fn run(arguments: &RunArgs) -> Result<i32, CliError> {
     match failure {
         Some(message) if exit_code == exit::BAD_INPUT => {
             // The person mends the input and starts again, in the same place.
-            created.map(Created::remove);
+            if let Some(created) = created {
+                created.remove();
+            }
             Err(CliError::bad_input(&message))
         }
         failure => {
@@ -131,9 +133,8 @@ fn plan(arguments: &RunArgs) -> Result<Plan, CliError> {
 
 fn plan_resumption(directory: &Path, overrides: &[Override]) -> Result<Plan, CliError> {
     for change in overrides {
-        let may =
-            |allowed: &&str| change.key == **allowed || (allowed.ends_with('.') && change.key.starts_with(*allowed));
-        if !RESUMABLE.iter().any(|allowed| may(&allowed)) || change.key == "output.directory" {
+        let may = |allowed: &str| change.key == allowed || (allowed.ends_with('.') && change.key.starts_with(allowed));
+        if !RESUMABLE.iter().any(|allowed| may(allowed)) || change.key == "output.directory" {
             return Err(CliError::bad_input(&format!(
                 "--set {}: cannot change when a run goes on, since its result would be neither the old run's nor a new one's; start a new run, or set only launch.*, output.* (but not output.directory), exchange.deadline_seconds, train.threads or cohort.workers",
                 change.key

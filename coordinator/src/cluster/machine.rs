@@ -371,13 +371,13 @@ impl Cluster {
     }
 
     fn settle_failed(&mut self, verdict: Verdict, actions: &mut Vec<Action>) {
-        if let State::Stopping(Stopping::Settling { outcome, .. }) = &self.state {
-            if outcome.outcome == FAILED {
-                // The first error is the one that a person must see; the others are kept as warnings.
-                let message = verdict.message;
-                actions.push(Action::Record(JobEvent::Warning { message }));
-                return;
-            }
+        if let State::Stopping(Stopping::Settling { outcome, .. }) = &self.state
+            && outcome.outcome == FAILED
+        {
+            // The first error is the one that a person must see; the others are kept as warnings.
+            let message = verdict.message;
+            actions.push(Action::Record(JobEvent::Warning { message }));
+            return;
         }
         if let Some(slot) = verdict.slot {
             actions.push(Action::Record(JobEvent::WorkerLost { worker: worker_name(slot), reason: verdict.reason }));

@@ -3,8 +3,8 @@
 use super::history::{Finished, History};
 use super::{peer_of, spelling, write_whole};
 use medley_common::config::{self, RunConfig};
-use medley_common::summary::{Evaluation, Summary};
 use medley_common::run_directory;
+use medley_common::summary::{Evaluation, Summary};
 use std::path::Path;
 
 /// The result of a run. `failure` says in one line why a job failed that could not say so itself.

@@ -1,7 +1,7 @@
 //! A worker's part of a checkpoint: safetensors files of shared parameters, peers and optimiser moments.
 //!
-//! [`write`] puts this worker's files into the staging directory and syncs them; the coordinator verifies everybody's,
-//! writes the manifest and renames the directory (see `medley_common::manifest`). [`read`] restores from a committed
+//! [`write_parameters`] and [`write_moments`] put this worker's files into the staging directory and syncs them; the coordinator verifies everybody's,
+//! writes the manifest and renames the directory (see `medley_common::manifest`). [`read_parameters`] and [`read_moments`] restore from a committed
 //! one and refuses what does not fit.
 
 mod read;

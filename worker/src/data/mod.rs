@@ -10,7 +10,7 @@
 //! 6. [`batches`]: samples grouped by length so that little is padded.
 //! 7. [`history`]: the inputs of an evaluation.
 //! 8. [`statistics`] and [`generate`]: what `medley data` prints and writes; [`cli`]: its commands.
-//! 9. [`random`]: the streams of random numbers behind masks, epochs and synthetic users.
+//! 9. [`random`](crate::random): the streams of random numbers behind masks, epochs and synthetic users.
 //! 10. [`error`]: everything that can be wrong with data, each in one line.
 //!
 //! Invariants: items are numbered 0..V in the order in which the file first names them; every user of a

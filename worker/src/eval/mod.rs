@@ -1,7 +1,7 @@
 //! Evaluation: where the held-out item ranks among candidates, under named protocols.
 //!
 //! Read in this order: [`candidates`] (drawn once, stored with a hash, shared by all models), [`rank`] (mid-ranks),
-//! [`metrics`] (from ranks to figures with intervals), [`baselines`] (models that need no training), [`evaluator`]
+//! [`metrics()`] (from ranks to figures with intervals), [`baselines`] (models that need no training), [`evaluator`]
 //! (all of it for a dataset).
 //!
 //! A user's sequence of n items is split as: training `s[..n-2]`, validation target `s[n-2]`, test target `s[n-1]`.

@@ -9,7 +9,7 @@ use crate::loss::LossSums;
 use tch::Tensor;
 
 pub fn gradients(pass: &mut Pass<'_>, hidden: &[Tensor]) -> Result<Gradients, CollectiveError> {
-    let transformed = pass.timed_loss(|pass| Transformed::of(pass.shared, Tensor::stack(hidden, 0)));
+    let transformed = pass.timed_loss(|pass| Transformed::of(pass.shared, &Tensor::stack(hidden, 0)));
     let truncated = own_truncation(pass, &transformed.rows)?;
     let (gradient, losses) = gather(pass, &transformed.rows, &truncated)?;
     let own = pass.timed_loss(|_| transformed.backward(&gradient)).unbind(0);

@@ -11,7 +11,7 @@ pub fn gradients(pass: &mut Pass<'_>, hidden: &[Tensor]) -> Result<Gradients, Co
     let (rows, rank) = (pass.rows.targets.len(), pass.exchange.placement.rank());
     let shard = pass.exchange.placement.shard(rows, rank);
     let collected = collect(pass, hidden, &shard)?;
-    let transformed = pass.timed_loss(|pass| Transformed::of(pass.shared, collected));
+    let transformed = pass.timed_loss(|pass| Transformed::of(pass.shared, &collected));
     let truncated = match pass.rows.truncation {
         Some(_) => {
             let entropies = pass.timed_loss(|pass| cross_entropies(pass, &transformed.rows, &shard));

@@ -8,7 +8,7 @@ use std::ops::Range;
 use tch::{Kind, Tensor};
 
 pub fn gradients(pass: &mut Pass<'_>, hidden: &[Tensor]) -> Result<Gradients, CollectiveError> {
-    let transformed = pass.timed_loss(|pass| Transformed::of(pass.shared, Tensor::stack(hidden, 0)));
+    let transformed = pass.timed_loss(|pass| Transformed::of(pass.shared, &Tensor::stack(hidden, 0)));
     let truncated = own_truncation(pass, &transformed.rows)?;
     let (gradient, losses) = rounds(pass, &transformed.rows, &truncated)?;
     let own = pass.timed_loss(|_| transformed.backward(&gradient)).unbind(0);

@@ -86,7 +86,7 @@ pub struct Transformed {
 
 impl Transformed {
     /// Transforms hidden rows `[..., d]`.
-    pub fn of(shared: &Shared, hidden: Tensor) -> Self {
+    pub fn of(shared: &Shared, hidden: &Tensor) -> Self {
         let hidden = hidden.set_requires_grad(true);
         let with_graph = shared.transform(&hidden);
         Self { rows: with_graph.detach(), hidden, with_graph }

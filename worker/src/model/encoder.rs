@@ -51,7 +51,7 @@ impl Encoder {
     pub fn forward(&self, embedded: &Tensor, keys: Option<&Tensor>, train: bool) -> Tensor {
         let mut x = embedded.shallow_clone();
         for layer in 0..self.shape.layers {
-            x = self.layer(layer * PER_LAYER, x, keys, train);
+            x = self.layer(layer * PER_LAYER, &x, keys, train);
         }
         match self.shape.norm {
             NormPlacement::Post => x,
@@ -71,14 +71,14 @@ impl Encoder {
         Some(mask.unsqueeze(1).unsqueeze(1))
     }
 
-    fn layer(&self, first: usize, x: Tensor, keys: Option<&Tensor>, train: bool) -> Tensor {
+    fn layer(&self, first: usize, x: &Tensor, keys: Option<&Tensor>, train: bool) -> Tensor {
         match self.shape.norm {
             NormPlacement::Post => {
-                let x = self.normalize(first + 4, &(&x + self.attention(first, &x, keys, train)));
+                let x = self.normalize(first + 4, &(x + self.attention(first, x, keys, train)));
                 self.normalize(first + 10, &(&x + self.feed_forward(first + 6, &x, train)))
             }
             NormPlacement::Pre => {
-                let x = &x + self.attention(first, &self.normalize(first + 4, &x), keys, train);
+                let x = x + self.attention(first, &self.normalize(first + 4, x), keys, train);
                 &x + self.feed_forward(first + 6, &self.normalize(first + 10, &x), train)
             }
         }

@@ -52,8 +52,7 @@ fn evaluation(subject: &str, step: u64, at: f64) -> Evaluation {
 
 /// Draws, and returns the files by name, every one well-formed.
 fn drawn(history: &History) -> BTreeMap<String, String> {
-    let mut config = RunConfig::default();
-    config.name = "hail & <toys>".into();
+    let config = RunConfig { name: "hail & <toys>".into(), ..RunConfig::default() };
     let run = tempfile::tempdir().unwrap();
     draw(history, &config, run.path()).unwrap();
     let Ok(entries) = std::fs::read_dir(run.path().join("plots")) else {
