@@ -20,8 +20,6 @@ mod shards;
 mod steps;
 mod verdict;
 
-#[cfg(test)]
-mod tables;
 
 pub use machine::{Cluster, State, Stopping};
 pub use messages::{
