@@ -20,7 +20,6 @@ mod shards;
 mod steps;
 mod verdict;
 
-
 pub use machine::{Cluster, State, Stopping};
 pub use messages::{
     Action, Assignment, Commit, Event, Member, Outcome, Report, Resume, Settings, Slot, worker_log, worker_name,

@@ -138,13 +138,17 @@ fn check(options: &GenerateOptions) -> Result<(), DataError> {
     require(share(options.switch), "switch", format!("is {}; use a probability in [0, 1]", options.switch))
 }
 
-/// Writes under a temporary name beside the file, syncs, renames. On failure nothing stays.
+/// Writes under a temporary name beside the file, syncs, renames; makes the folders on the way. On failure no file stays.
 fn write_whole(path: &Path, content: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<()> {
     let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it names no file"))?;
     let mut temporary = name.to_owned();
     temporary.push(format!(".{}.tmp", std::process::id()));
     let temporary = path.with_file_name(temporary);
-    let written = File::create(&temporary)
+    let written = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .map_or(Ok(()), fs::create_dir_all)
+        .and_then(|()| File::create(&temporary))
         .and_then(|file| {
             let mut file = BufWriter::new(file);
             content(&mut file)?;
