@@ -5,6 +5,7 @@ use crate::data::{Dataset, Split};
 use crate::model::Network;
 use crate::train::TrainError;
 use crate::train::evaluation::Examiner;
+use indicatif::ProgressBar;
 use medley_common::config::{self, Override, RunConfig};
 use medley_common::manifest::Manifest;
 use medley_common::method::METRICS;
@@ -60,9 +61,14 @@ pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
     let split = if arguments.split == "valid" { Split::Valid } else { Split::Test };
     let mut examiner = Examiner::new(&config, &dataset, directory);
     let mut evaluations = Vec::new();
+    // Shown on a terminal only.
+    let bar = ProgressBar::new(network.peers.len() as u64);
     for place in 0..network.peers.len() {
+        bar.set_message(format!("peer {}", network.peers[place]));
         evaluations.extend(examiner.peer(&network, place, split, 0, manifest.step)?);
+        bar.inc(1);
     }
+    bar.finish_and_clear();
     print(&evaluations, arguments.json);
     Ok(())
 }
