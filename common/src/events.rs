@@ -66,6 +66,10 @@ pub enum Event {
         samples: u64,
         /// Steps to train.
         total_steps: u64,
+        /// Parameters that all peers share.
+        shared_parameters: u64,
+        /// Parameters of one peer's encoder.
+        private_parameters: u64,
     },
     /// A committed step (every `output.log_every`-th, and the last).
     Step(StepEvent),
@@ -79,6 +83,21 @@ pub enum Event {
         directory: String,
         /// Its size.
         bytes: u64,
+    },
+    /// A worker did all that was asked of it.
+    WorkerCompleted {
+        /// The worker.
+        worker: String,
+        /// Its rank.
+        rank: u32,
+        /// Wall time of training alone.
+        train_seconds: f64,
+        /// Wall time of evaluation alone.
+        evaluation_seconds: f64,
+        /// The most memory it held.
+        peak_memory_bytes: u64,
+        /// `steps`, `early-stopping` or `stopped`.
+        reason: String,
     },
     /// A worker was lost.
     WorkerLost {
