@@ -1,1 +1,5 @@
 //! Coordinator.
+
+pub mod checkpoint;
+pub mod cluster;
+pub mod store;

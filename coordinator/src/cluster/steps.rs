@@ -1,0 +1,160 @@
+//! Step reports of all workers, merged: a step is committed when every worker has reported it.
+
+use medley_common::events::{Losses, StepEvent};
+use medley_common::proto::StepRecord;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Workers train in lockstep and report in order, so a step that stays incomplete while this many later ones are
+/// reported is a worker that leaves steps out.
+const MOST_OPEN: usize = 65_536;
+
+/// Steps that some workers have reported and some have not.
+#[derive(Debug)]
+pub struct StepMerger {
+    workers: usize,
+    committed: u64,
+    open: BTreeMap<u64, Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    reported: BTreeSet<u32>,
+    merged: StepEvent,
+}
+
+/// The workers' reports cannot be merged.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("step {0} was never reported by all workers, though {MOST_OPEN} later ones were by some")]
+pub struct Gap(u64);
+
+impl StepMerger {
+    /// Merges reports of `workers` workers for the steps after `committed`.
+    pub fn new(workers: u32, committed: u64) -> Self {
+        Self {
+            workers: workers as usize,
+            committed,
+            open: BTreeMap::new(),
+        }
+    }
+
+    /// The last step that every worker reported.
+    pub fn committed(&self) -> u64 {
+        self.committed
+    }
+
+    /// Takes in a worker's report of a step; the merged step when it was the last one missing. A step that was
+    /// reported before by the same worker, or is committed already, changes nothing.
+    ///
+    /// # Errors
+    /// [`Gap`] where a worker leaves steps out.
+    pub fn add(&mut self, slot: u32, record: &StepRecord) -> Result<Option<StepEvent>, Gap> {
+        let step = record.step;
+        if step <= self.committed {
+            return Ok(None);
+        }
+        let open = self.open.entry(step).or_insert_with(|| Open {
+            reported: BTreeSet::new(),
+            merged: empty(record),
+        });
+        if open.reported.insert(slot) {
+            merge(&mut open.merged, record);
+        }
+        if open.reported.len() < self.workers {
+            return match self.open.first_key_value() {
+                Some((first, _)) if self.open.len() > MOST_OPEN => Err(Gap(*first)),
+                _ => Ok(None),
+            };
+        }
+        let merged = self.open.remove(&step).map(|open| open.merged);
+        self.committed = step;
+        self.open = self.open.split_off(&step);
+        Ok(merged)
+    }
+}
+
+fn empty(record: &StepRecord) -> StepEvent {
+    StepEvent {
+        step: record.step,
+        stage: record.stage.clone(),
+        learning_rate: record.learning_rate,
+        gradient_norm: record.gradient_norm,
+        rows: record.rows,
+        truncated_rows: record.truncated_rows,
+        seconds: 0.0,
+        bytes_sent: 0,
+        losses: BTreeMap::new(),
+    }
+}
+
+fn merge(merged: &mut StepEvent, record: &StepRecord) {
+    merged.seconds = merged.seconds.max(record.seconds);
+    merged.bytes_sent = merged.bytes_sent.max(record.bytes_sent);
+    for loss in &record.losses {
+        let losses = Losses {
+            total: loss.total,
+            cross_entropy: loss.cross_entropy,
+            positive: loss.positive,
+            negative: loss.negative,
+            divergence: loss.divergence,
+        };
+        merged.losses.insert(loss.peer, losses);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use medley_common::proto::PeerLoss;
+
+    fn record(step: u64, peer: u32, seconds: f64, bytes_sent: u64) -> StepRecord {
+        StepRecord {
+            step,
+            rows: 10,
+            seconds,
+            bytes_sent,
+            losses: vec![PeerLoss {
+                peer,
+                total: f64::from(peer) + 0.5,
+                ..PeerLoss::default()
+            }],
+            ..StepRecord::default()
+        }
+    }
+
+    #[test]
+    fn a_step_is_committed_when_all_reported_it_with_the_slowest_workers_figures() {
+        let mut merger = StepMerger::new(2, 0);
+        assert_eq!(merger.add(0, &record(1, 0, 0.25, 900)), Ok(None));
+        assert_eq!(merger.add(0, &record(2, 0, 0.25, 900)), Ok(None));
+        assert_eq!(merger.committed(), 0);
+        let first = merger.add(1, &record(1, 1, 0.5, 700)).unwrap().unwrap();
+        assert_eq!(
+            (first.step, first.seconds, first.bytes_sent, first.rows),
+            (1, 0.5, 900, 10)
+        );
+        assert_eq!(first.losses[&0].total, 0.5);
+        assert_eq!(first.losses[&1].total, 1.5);
+        assert_eq!(merger.committed(), 1);
+        assert_eq!(merger.add(1, &record(2, 1, 0.5, 700)).unwrap().unwrap().step, 2);
+    }
+
+    #[test]
+    fn a_report_that_comes_twice_or_late_changes_nothing() {
+        let mut merger = StepMerger::new(2, 5);
+        assert_eq!(merger.add(0, &record(5, 0, 0.1, 0)), Ok(None));
+        assert_eq!(merger.add(0, &record(6, 0, 0.1, 0)), Ok(None));
+        assert_eq!(merger.add(0, &record(6, 0, 9.0, 0)), Ok(None));
+        assert_eq!(merger.add(1, &record(6, 1, 0.2, 0)).unwrap().unwrap().seconds, 0.2);
+        assert_eq!(merger.add(1, &record(6, 1, 0.2, 0)), Ok(None));
+        assert_eq!(merger.committed(), 6);
+    }
+
+    #[test]
+    fn a_worker_that_never_reports_does_not_fill_the_memory() {
+        let mut merger = StepMerger::new(2, 0);
+        let fault = (1..).find_map(|step| merger.add(0, &record(step, 0, 0.1, 0)).err());
+        assert_eq!(fault, Some(Gap(1)));
+    }
+}
