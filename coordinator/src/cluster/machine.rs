@@ -233,9 +233,7 @@ impl Cluster {
     fn stop_requested(&mut self, reason: String, actions: &mut Vec<Action>) {
         let now = self.now;
         match &mut self.state {
-            State::Joining { .. } => {
-                self.settle_stopped(&reason, actions);
-            }
+            State::Joining { .. } => self.settle_stopped(&reason, actions),
             State::Running { .. } => {
                 for (slot, worker) in &self.workers {
                     if worker.completed.is_none() {
@@ -250,7 +248,6 @@ impl Cluster {
                 self.state = State::Stopping(Stopping::Asked { reason, until });
             }
             State::Stopping(Stopping::Asked { .. }) => {
-                actions.push(Action::KillAll);
                 let reason = format!("{reason}, a second time");
                 self.settle_stopped(&reason, actions);
                 self.hurry();
@@ -465,8 +462,9 @@ impl Cluster {
         self.settle(FAILED, verdict.message, verdict.exit_code, actions);
     }
 
+    /// Stops without waiting for the workers: there is nothing to save, or nobody wants it.
     fn settle_stopped(&mut self, reason: &str, actions: &mut Vec<Action>) {
-        self.release_all(actions);
+        actions.push(Action::KillAll);
         let message = match self.checkpoint {
             Some(step) => format!("stopped ({reason}); --resume goes on from step {step}"),
             None => format!("stopped ({reason}) before there was a checkpoint"),

@@ -372,8 +372,6 @@ fn ctrl_c_twice_stops_now() {
           -> stop w1
         31 stop Ctrl-C
           -> kill all
-          -> release w0
-          -> release w1
           -> log finished at 0: stopped (Ctrl-C, a second time) before there was a checkpoint
           -> finish stopped 130
         ",
@@ -388,7 +386,7 @@ fn ctrl_c_before_the_beginning_stops_at_once() {
         0 w1 joins
           -> log joined worker-1
         1 stop SIGTERM
-          -> release w1
+          -> kill all
           -> log finished at 0: stopped (SIGTERM) before there was a checkpoint
           -> finish stopped 130
         ",
