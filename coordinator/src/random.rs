@@ -17,7 +17,10 @@ pub fn bytes(count: usize) -> std::io::Result<Vec<u8>> {
 /// # Errors
 /// Those of [`bytes`].
 pub fn hex(count: usize) -> std::io::Result<String> {
-    Ok(bytes(count)?.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(bytes(count)?
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }
 
 #[cfg(test)]

@@ -98,8 +98,11 @@ impl Observed {
                 Action::Assign { assignment, .. } => {
                     let key = (assignment.generation, assignment.rank);
                     assert!(self.assigned.insert(key), "rank assigned twice: {key:?}");
-                    let peers: Vec<u32> =
-                        assignment.members.iter().flat_map(|m| m.peers.clone()).collect();
+                    let peers: Vec<u32> = assignment
+                        .members
+                        .iter()
+                        .flat_map(|m| m.peers.clone())
+                        .collect();
                     assert_eq!(peers, (0..5).collect::<Vec<_>>());
                 }
                 Action::Progress(step) => {

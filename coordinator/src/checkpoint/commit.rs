@@ -49,7 +49,9 @@ pub fn commit(
         )));
     }
     let state: TrainingState = serde_json::from_str(&request.state).map_err(|error| {
-        CheckpointError::Refused(format!("the worker of rank 0 sent no training state: {error}"))
+        CheckpointError::Refused(format!(
+            "the worker of rank 0 sent no training state: {error}"
+        ))
     })?;
     let staged = run.join(&expected);
     let mut files = request.files.clone();
@@ -87,7 +89,9 @@ fn check_names(files: &[ManifestFile]) -> Result<(), CheckpointError> {
     let mut seen = BTreeSet::new();
     for file in files {
         let name = &file.name;
-        let is_plain = Path::new(name).file_name().is_some_and(|plain| plain == name.as_str());
+        let is_plain = Path::new(name)
+            .file_name()
+            .is_some_and(|plain| plain == name.as_str());
         if !is_plain || name.starts_with('.') || name == manifest::FILE {
             let message = format!("a worker reported a file named \"{name}\"");
             return Err(CheckpointError::Refused(message));
@@ -98,7 +102,9 @@ fn check_names(files: &[ManifestFile]) -> Result<(), CheckpointError> {
         }
     }
     if files.is_empty() {
-        return Err(CheckpointError::Refused("the workers wrote no files".into()));
+        return Err(CheckpointError::Refused(
+            "the workers wrote no files".into(),
+        ));
     }
     Ok(())
 }
@@ -191,7 +197,10 @@ mod tests {
         let directory = run.path().join(&committed.directory);
         let manifest = verify(&directory).unwrap();
         assert_eq!((manifest.step, manifest.files.len()), (7, 2));
-        assert_eq!(committed.bytes, manifest.files.iter().map(|f| f.bytes).sum::<u64>());
+        assert_eq!(
+            committed.bytes,
+            manifest.files.iter().map(|f| f.bytes).sum::<u64>()
+        );
         assert!(!run.path().join(staging(7)).exists());
         let (latest, _) = run_directory::latest_checkpoint(run.path()).unwrap();
         assert_eq!(latest, 7);
@@ -214,7 +223,11 @@ mod tests {
             let outcome = commit(run.path(), "job", &RunConfig::default(), &request);
             let message = outcome.expect_err(fault).to_string();
             assert!(!message.contains('\n'), "{message}");
-            assert_eq!(run_directory::latest_checkpoint(run.path()), None, "{fault}");
+            assert_eq!(
+                run_directory::latest_checkpoint(run.path()),
+                None,
+                "{fault}"
+            );
         }
     }
 

@@ -57,7 +57,10 @@ fn entries(directory: &Path) -> Result<Vec<(String, std::path::PathBuf)>, Checkp
     listing
         .map(|entry| {
             let entry = entry.map_err(io(directory, "list"))?;
-            Ok((entry.file_name().to_string_lossy().into_owned(), entry.path()))
+            Ok((
+                entry.file_name().to_string_lossy().into_owned(),
+                entry.path(),
+            ))
         })
         .collect()
 }

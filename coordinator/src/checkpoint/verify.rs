@@ -41,7 +41,10 @@ pub fn verify(directory: &Path) -> Result<Manifest, CheckpointError> {
             return Err(damaged(&path, message));
         }
         if sha256 != file.sha256 {
-            return Err(damaged(&path, "is not what its manifest says: the hash differs".into()));
+            return Err(damaged(
+                &path,
+                "is not what its manifest says: the hash differs".into(),
+            ));
         }
     }
     Ok(manifest)
@@ -60,13 +63,37 @@ pub fn check_fit(
 ) -> Result<(), CheckpointError> {
     let (was, is) = (&trained.network, &config.network);
     let shape = [
-        ("cohort.peers", manifest.peers.to_string(), config.cohort.peers.to_string()),
-        ("network.kind", format!("{:?}", was.kind), format!("{:?}", is.kind)),
-        ("network.dimension", was.dimension.to_string(), is.dimension.to_string()),
-        ("network.layers", was.layers.to_string(), is.layers.to_string()),
+        (
+            "cohort.peers",
+            manifest.peers.to_string(),
+            config.cohort.peers.to_string(),
+        ),
+        (
+            "network.kind",
+            format!("{:?}", was.kind),
+            format!("{:?}", is.kind),
+        ),
+        (
+            "network.dimension",
+            was.dimension.to_string(),
+            is.dimension.to_string(),
+        ),
+        (
+            "network.layers",
+            was.layers.to_string(),
+            is.layers.to_string(),
+        ),
         ("network.heads", was.heads.to_string(), is.heads.to_string()),
-        ("network.feed_forward", was.feed_forward.to_string(), is.feed_forward.to_string()),
-        ("network.norm", format!("{:?}", was.norm), format!("{:?}", is.norm)),
+        (
+            "network.feed_forward",
+            was.feed_forward.to_string(),
+            is.feed_forward.to_string(),
+        ),
+        (
+            "network.norm",
+            format!("{:?}", was.norm),
+            format!("{:?}", is.norm),
+        ),
         (
             "samples.max_length",
             trained.samples.max_length.to_string(),
@@ -119,7 +146,11 @@ mod tests {
     #[test]
     fn a_truncated_changed_or_missing_file_is_named_with_the_remedy() {
         let faults: [(&str, Option<&str>, &str); 5] = [
-            ("shared.safetensors", Some("tens"), "has 4 bytes, its manifest says 7"),
+            (
+                "shared.safetensors",
+                Some("tens"),
+                "has 4 bytes, its manifest says 7",
+            ),
             ("shared.safetensors", Some("tensorz"), "the hash differs"),
             ("shared.safetensors", None, "is missing"),
             (manifest::FILE, Some("{\"format\":"), "is no manifest"),
@@ -135,7 +166,10 @@ mod tests {
                 None => fs::remove_file(&path).unwrap(),
             }
             let message = verify(directory.path()).unwrap_err().to_string();
-            assert!(message.contains(expected) && message.contains(name), "{message}");
+            assert!(
+                message.contains(expected) && message.contains(name),
+                "{message}"
+            );
             assert!(!message.contains('\n'), "{message}");
         }
     }
@@ -149,10 +183,20 @@ mod tests {
         fit(&trained).unwrap();
         let mut other = trained.clone();
         other.network.layers += 1;
-        assert!(fit(&other).unwrap_err().to_string().contains("network.layers = 2"));
+        assert!(
+            fit(&other)
+                .unwrap_err()
+                .to_string()
+                .contains("network.layers = 2")
+        );
         other = trained.clone();
         other.cohort.peers = 3;
-        assert!(fit(&other).unwrap_err().to_string().contains("cohort.peers = 2"));
+        assert!(
+            fit(&other)
+                .unwrap_err()
+                .to_string()
+                .contains("cohort.peers = 2")
+        );
         other = trained.clone();
         other.train.steps = 99;
         fit(&other).unwrap();

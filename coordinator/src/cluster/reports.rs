@@ -96,7 +96,12 @@ impl Cluster {
             return self.fail(message, exit::FAILURE, actions);
         }
         let changed = |trained_on: &str| !trained_on.is_empty() && trained_on != ready.data_hash;
-        if let Some(resume) = self.settings.resume.as_ref().filter(|resume| changed(&resume.data_hash)) {
+        if let Some(resume) = self
+            .settings
+            .resume
+            .as_ref()
+            .filter(|resume| changed(&resume.data_hash))
+        {
             let message = format!(
                 "data.path: the data is not what {} was trained on; put the old file back, or start a new run",
                 resume.directory

@@ -137,7 +137,14 @@ mod tests {
         assert_eq!(first.losses[&0].total, 0.5);
         assert_eq!(first.losses[&1].total, 1.5);
         assert_eq!(merger.committed(), 1);
-        assert_eq!(merger.add(1, &record(2, 1, 0.5, 700)).unwrap().unwrap().step, 2);
+        assert_eq!(
+            merger
+                .add(1, &record(2, 1, 0.5, 700))
+                .unwrap()
+                .unwrap()
+                .step,
+            2
+        );
     }
 
     #[test]
@@ -146,7 +153,14 @@ mod tests {
         assert_eq!(merger.add(0, &record(5, 0, 0.1, 0)), Ok(None));
         assert_eq!(merger.add(0, &record(6, 0, 0.1, 0)), Ok(None));
         assert_eq!(merger.add(0, &record(6, 0, 9.0, 0)), Ok(None));
-        assert_eq!(merger.add(1, &record(6, 1, 0.2, 0)).unwrap().unwrap().seconds, 0.2);
+        assert_eq!(
+            merger
+                .add(1, &record(6, 1, 0.2, 0))
+                .unwrap()
+                .unwrap()
+                .seconds,
+            0.2
+        );
         assert_eq!(merger.add(1, &record(6, 1, 0.2, 0)), Ok(None));
         assert_eq!(merger.committed(), 6);
     }

@@ -50,7 +50,9 @@ fn parse(text: &str) -> Event {
         return Event::Tick;
     }
     if words[0] == "stop" {
-        return Event::StopRequested { reason: words[1].into() };
+        return Event::StopRequested {
+            reason: words[1].into(),
+        };
     }
     if words[0] == "committed" {
         let step = words[1].parse().unwrap();
@@ -68,7 +70,11 @@ fn parse(text: &str) -> Event {
     }
     let slot: u32 = words[0].trim_start_matches('w').parse().unwrap();
     let number = |index: usize| words[index].parse::<u64>().unwrap();
-    let report = |report| Event::Reported { slot, generation: 1, report };
+    let report = |report| Event::Reported {
+        slot,
+        generation: 1,
+        report,
+    };
     match words[1] {
         "joins" => Event::Joined {
             slot,
@@ -84,7 +90,10 @@ fn parse(text: &str) -> Event {
         "beats" => report(Report::Heartbeat),
         "steps" => report(Report::Steps(
             (number(2)..=number(3))
-                .map(|step| proto::StepRecord { step, ..Default::default() })
+                .map(|step| proto::StepRecord {
+                    step,
+                    ..Default::default()
+                })
                 .collect(),
         )),
         "evaluates" => report(Report::Evaluated(Evaluation {
@@ -104,7 +113,11 @@ fn parse(text: &str) -> Event {
                 bytes: 4,
                 sha256: "h".into(),
             }],
-            state: if slot == 0 { "{}".into() } else { String::new() },
+            state: if slot == 0 {
+                "{}".into()
+            } else {
+                String::new()
+            },
         }),
         "completes" => report(Report::Completed(proto::Completed {
             reason: words[2].into(),
@@ -118,7 +131,10 @@ fn parse(text: &str) -> Event {
                 _ => None,
             },
         }),
-        "session-ends" => Event::SessionLost { slot, reason: "reset".into() },
+        "session-ends" => Event::SessionLost {
+            slot,
+            reason: "reset".into(),
+        },
         "exits" => Event::Exited {
             slot,
             status: words[2].replace('_', " "),
@@ -135,12 +151,20 @@ fn describe(action: &Action) -> String {
             assignment.rank,
             assignment.generation,
             assignment.members[assignment.rank as usize].peers,
-            assignment.checkpoint.as_ref().map(|c| format!(" from {c}")).unwrap_or_default(),
+            assignment
+                .checkpoint
+                .as_ref()
+                .map(|c| format!(" from {c}"))
+                .unwrap_or_default(),
         ),
         Action::SendStop { slot, .. } => format!("stop w{slot}"),
         Action::Release { slot, .. } => format!("release w{slot}"),
         Action::CommitCheckpoint(commit) => {
-            format!("commit step {} of {} files", commit.step, commit.files.len())
+            format!(
+                "commit step {} of {} files",
+                commit.step,
+                commit.files.len()
+            )
         }
         Action::Progress(step) => format!("progress {}", step.step),
         Action::KillAll => "kill all".into(),
@@ -148,7 +172,9 @@ fn describe(action: &Action) -> String {
         Action::Record(event) => match event {
             JobEvent::Step(step) => format!("log step {}", step.step),
             JobEvent::WorkerLost { worker, .. } => format!("log lost {worker}"),
-            JobEvent::Finished { message, step, .. } => format!("log finished at {step}: {message}"),
+            JobEvent::Finished { message, step, .. } => {
+                format!("log finished at {step}: {message}")
+            }
             JobEvent::Warning { message } => format!("log warning {message}"),
             JobEvent::Checkpoint { step, .. } => format!("log checkpoint {step}"),
             JobEvent::WorkerCompleted { worker, .. } => format!("log completed {worker}"),
@@ -215,7 +241,12 @@ fn every_tenth_step_and_the_last_are_logged() {
     one.log_every = 10;
     let mut cluster = Cluster::new(one);
     let mut logged = Vec::new();
-    for event in ["w0 joins", "w0 ready", "w0 steps 1 25", "w0 completes steps"] {
+    for event in [
+        "w0 joins",
+        "w0 ready",
+        "w0 steps 1 25",
+        "w0 completes steps",
+    ] {
         for action in cluster.apply(Duration::ZERO, parse(event)) {
             if let Action::Record(JobEvent::Step(step)) = action {
                 logged.push(step.step);

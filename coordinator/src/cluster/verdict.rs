@@ -130,9 +130,7 @@ impl Evidence {
                 Some(worker_verdict(slot, format!("lost its session: {reason}")))
             })
         };
-        by_exit
-            .or_else(by_session)
-            .or_else(|| self.blamed())
+        by_exit.or_else(by_session).or_else(|| self.blamed())
     }
 
     /// Follows "because of" from the first worker that blamed another to one that blames nobody.

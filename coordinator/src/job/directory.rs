@@ -47,7 +47,9 @@ pub fn create(run: &Path, config: &RunConfig, record: &JobRecord) -> Result<Shar
 }
 
 fn temporary_name(run: &Path) -> Result<PathBuf, JobError> {
-    let name = run.file_name().ok_or_else(|| JobError::Exists(run.into()))?;
+    let name = run
+        .file_name()
+        .ok_or_else(|| JobError::Exists(run.into()))?;
     let name = format!(".{}.new-{}", name.to_string_lossy(), std::process::id());
     Ok(run.with_file_name(name))
 }
@@ -95,7 +97,10 @@ mod tests {
         let run = outside.path().join("runs/first");
         let record = JobRecord::new("j".into());
         let store = create(&run, &RunConfig::default(), &record).unwrap();
-        assert_eq!(JobRecord::load(store.as_ref()).unwrap(), Some(record.clone()));
+        assert_eq!(
+            JobRecord::load(store.as_ref()).unwrap(),
+            Some(record.clone())
+        );
         assert!(run.join("run.toml").is_file() && run.join("logs").is_dir());
         let message = check_absent(&run).unwrap_err().to_string();
         assert!(message.contains("--resume"), "{message}");

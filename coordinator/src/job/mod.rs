@@ -112,12 +112,11 @@ async fn begin(
         run_directory,
         resume,
     } = request;
-    let run_directory = std::path::absolute(&run_directory).map_err(|source| {
-        JobError::Unwritable {
+    let run_directory =
+        std::path::absolute(&run_directory).map_err(|source| JobError::Unwritable {
             path: run_directory,
             source,
-        }
-    })?;
+        })?;
     let binary = worker.map_or_else(WorkerBinary::find, Ok)?;
     binary.check_version()?;
     let resumed = if resume {
@@ -157,7 +156,9 @@ async fn begin(
         workers: settings.workers,
         resumed_from: settings.resume.as_ref().map(|resume| resume.step),
     };
-    let warnings = warnings.into_iter().map(|message| JobEvent::Warning { message });
+    let warnings = warnings
+        .into_iter()
+        .map(|message| JobEvent::Warning { message });
     for event in std::iter::once(started).chain(warnings) {
         driver::tell(&mut observers, &event);
     }

@@ -3,8 +3,8 @@
 use super::{JobError, SharedStore, directory};
 use crate::checkpoint::{check_fit, remove_stale_staging, verify};
 use crate::cluster::Resume;
-use crate::store::{Embedded, JobRecord};
 use crate::random;
+use crate::store::{Embedded, JobRecord};
 use medley_common::config::{self, RunConfig};
 use medley_common::run_directory;
 use std::collections::BTreeMap;
@@ -145,6 +145,9 @@ mod tests {
         assert!(changed_keys(&one, &other).is_empty());
         other.train.steps = 7;
         other.data.separator = Some(";".into());
-        assert_eq!(changed_keys(&one, &other), ["data.separator", "train.steps"]);
+        assert_eq!(
+            changed_keys(&one, &other),
+            ["data.separator", "train.steps"]
+        );
     }
 }

@@ -21,7 +21,10 @@ impl WorkerBinary {
     pub fn find() -> Result<Self, LaunchError> {
         Self::find_in(
             std::env::var_os(environment::WORKER_BINARY).map(PathBuf::from),
-            std::env::current_exe().ok().as_deref().and_then(Path::parent),
+            std::env::current_exe()
+                .ok()
+                .as_deref()
+                .and_then(Path::parent),
             &std::env::var_os("PATH").unwrap_or_default(),
         )
     }
@@ -89,9 +92,8 @@ impl WorkerBinary {
             }),
             _ => {
                 let complaint = String::from_utf8_lossy(&output.stderr);
-                let message = super::process::last_line(&complaint).unwrap_or_else(|| {
-                    format!("--version did not print `{NAME} {ours}`")
-                });
+                let message = super::process::last_line(&complaint)
+                    .unwrap_or_else(|| format!("--version did not print `{NAME} {ours}`"));
                 Err(unusable(message))
             }
         }
@@ -129,8 +131,12 @@ mod tests {
         let error = WorkerBinary::find_in(None, Some(empty.path()), "".as_ref()).unwrap_err();
         assert_eq!(error.exit_code(), exit::BAD_INPUT);
         let message = error.to_string();
-        assert!(message.contains("make build") && message.contains("PATH"), "{message}");
-        let error = WorkerBinary::find_in(Some("/nowhere/w".into()), None, "".as_ref()).unwrap_err();
+        assert!(
+            message.contains("make build") && message.contains("PATH"),
+            "{message}"
+        );
+        let error =
+            WorkerBinary::find_in(Some("/nowhere/w".into()), None, "".as_ref()).unwrap_err();
         assert!(error.to_string().contains("MEDLEY_WORKER"), "{error}");
     }
 

@@ -44,7 +44,10 @@ pub struct Exit {
 
 enum Command {
     /// Wait for the workers to end by themselves, then ask them to, then kill them.
-    Stop { by_themselves: Duration, asked: Duration },
+    Stop {
+        by_themselves: Duration,
+        asked: Duration,
+    },
     Kill,
 }
 
@@ -246,8 +249,14 @@ mod tests {
 
     /// Whether a process runs; one that has ended but was not reaped by its new parent yet does not.
     fn is_alive(number: &str) -> bool {
-        std::fs::read_to_string(format!("/proc/{number}/stat"))
-            .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim().starts_with(['Z', 'X']))
+        std::fs::read_to_string(format!("/proc/{number}/stat")).is_ok_and(|stat| {
+            !stat
+                .rsplit(')')
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .starts_with(['Z', 'X'])
+        })
     }
 
     #[test]
@@ -255,14 +264,19 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let body = r#"echo "$*"; echo "token $MEDLEY_LAUNCH_TOKEN" >&2; echo "last words of $7"; test "$7" = 0 && kill -9 $$; exit 3"#;
         let (launcher, ended) = launch(run.path(), 2, body);
-        let mut exits: Vec<Exit> = (0..2).map(|_| ended.recv_timeout(PATIENCE).unwrap()).collect();
+        let mut exits: Vec<Exit> = (0..2)
+            .map(|_| ended.recv_timeout(PATIENCE).unwrap())
+            .collect();
         exits.sort_by_key(|exit| exit.slot);
         assert!(exits[0].status.starts_with("by signal 9"), "{exits:?}");
         assert_eq!(exits[1].status, "with exit status 3");
         assert_eq!(exits[1].last_words.as_deref(), Some("last words of 1"));
         let log = std::fs::read_to_string(run.path().join("logs/worker-1.log")).unwrap();
         let orders = "work --coordinator http://127.0.0.1:9 --job j1 --slot 1 --threads 3";
-        assert_eq!(log.lines().collect::<Vec<_>>(), [orders, "token secret", "last words of 1"]);
+        assert_eq!(
+            log.lines().collect::<Vec<_>>(),
+            [orders, "token secret", "last words of 1"]
+        );
         launcher.stop(Duration::ZERO, Duration::ZERO);
     }
 
@@ -279,7 +293,9 @@ mod tests {
         let processes = numbers(&started);
         assert!(processes.iter().all(|number| is_alive(number)));
         drop(launcher);
-        wait_for("their end", || !processes.iter().any(|number| is_alive(number)));
+        wait_for("their end", || {
+            !processes.iter().any(|number| is_alive(number))
+        });
     }
 
     #[test]
@@ -297,12 +313,19 @@ mod tests {
     fn stopping_lets_asks_and_then_kills() {
         for (body, expected) in [
             ("exec sleep 0.1", "with exit status 0"),
-            ("trap 'exit 7' TERM; while :; do sleep 0.05; done", "with exit status 7"),
+            (
+                "trap 'exit 7' TERM; while :; do sleep 0.05; done",
+                "with exit status 7",
+            ),
             ("trap '' TERM; while :; do sleep 0.05; done", "by signal 9"),
         ] {
             let run = tempfile::tempdir().unwrap();
             let started = run.path().join("started");
-            let announced = body.replacen("; while", &format!("; echo > {}; while", started.display()), 1);
+            let announced = body.replacen(
+                "; while",
+                &format!("; echo > {}; while", started.display()),
+                1,
+            );
             let (launcher, ended) = launch(run.path(), 1, &announced);
             if announced != body {
                 wait_for("the trap", || started.exists());
@@ -319,7 +342,13 @@ mod tests {
         let (launcher, ended) = launch(run.path(), 1, "cat; echo the coordinator is gone");
         assert!(ended.recv_timeout(Duration::from_millis(100)).is_err());
         launcher.kill();
-        assert!(ended.recv_timeout(PATIENCE).unwrap().status.starts_with("by signal 9"));
+        assert!(
+            ended
+                .recv_timeout(PATIENCE)
+                .unwrap()
+                .status
+                .starts_with("by signal 9")
+        );
     }
 
     #[test]

@@ -25,7 +25,9 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
     /// The environment names a file that is not there.
-    #[error("{variable}: there is no file {path}; point it at medley-worker, or unset it to look beside medley and on PATH")]
+    #[error(
+        "{variable}: there is no file {path}; point it at medley-worker, or unset it to look beside medley and on PATH"
+    )]
     Named {
         /// The environment variable.
         variable: &'static str,
@@ -42,7 +44,9 @@ pub enum LaunchError {
         looked: String,
     },
     /// The worker is of another version.
-    #[error("{path} is version {found}, medley is {ours}; build both from one checkout with `make build`")]
+    #[error(
+        "{path} is version {found}, medley is {ours}; build both from one checkout with `make build`"
+    )]
     Version {
         /// The worker binary.
         path: PathBuf,

@@ -104,12 +104,17 @@ mod tests {
 
     #[tokio::test]
     async fn refusals_are_passed_on_word_for_word() {
-        let error = check("echo 'data.txt:3: empty line; remove it' >&2; exit 2").await.unwrap_err();
+        let error = check("echo 'data.txt:3: empty line; remove it' >&2; exit 2")
+            .await
+            .unwrap_err();
         assert_eq!(error.exit_code(), exit::BAD_INPUT);
         assert_eq!(error.to_string(), "data.txt:3: empty line; remove it");
         let error = check("echo 'out of memory' >&2; exit 1").await.unwrap_err();
         assert_eq!(error.exit_code(), exit::FAILURE);
-        assert!(error.to_string().contains("status 1: out of memory"), "{error}");
+        assert!(
+            error.to_string().contains("status 1: out of memory"),
+            "{error}"
+        );
         let error = check("kill -9 $$").await.unwrap_err();
         assert!(error.to_string().contains("signal 9"), "{error}");
     }

@@ -105,7 +105,11 @@ impl Drop for Process {
 
 /// The last line that is not empty.
 pub(super) fn last_line(text: &str) -> Option<String> {
-    let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
+    let line = text
+        .lines()
+        .rev()
+        .map(str::trim)
+        .find(|line| !line.is_empty())?;
     Some(line.to_owned())
 }
 
@@ -137,7 +141,10 @@ pub(super) mod tests {
     pub fn script(directory: &Path, name: &str, body: &str) -> PathBuf {
         let path = directory.join(name);
         let status = Command::new("/bin/sh")
-            .args(["-c", "rm -f \"$0\"; printf '#!/bin/sh\\n%s\\n' \"$1\" > \"$0\" && chmod +x \"$0\""])
+            .args([
+                "-c",
+                "rm -f \"$0\"; printf '#!/bin/sh\\n%s\\n' \"$1\" > \"$0\" && chmod +x \"$0\"",
+            ])
             .arg(&path)
             .arg(body)
             .status()

@@ -60,7 +60,10 @@ fn evaluation(evaluation: proto::Evaluation) -> Evaluation {
 
 /// Messages for people are one line.
 fn one_line(message: &str) -> String {
-    let lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
+    let lines = message
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty());
     match lines.collect::<Vec<_>>().join("; ") {
         empty if empty.is_empty() => "it gave no reason".into(),
         line => line,
@@ -113,7 +116,16 @@ mod tests {
         else {
             panic!("not a failure");
         };
-        assert_eq!((message.as_str(), because_of_rank), ("panicked; at the disco", None));
-        assert!(matches!(failed("", 2), Report::Failed { because_of_rank: Some(2), .. }));
+        assert_eq!(
+            (message.as_str(), because_of_rank),
+            ("panicked; at the disco", None)
+        );
+        assert!(matches!(
+            failed("", 2),
+            Report::Failed {
+                because_of_rank: Some(2),
+                ..
+            }
+        ));
     }
 }

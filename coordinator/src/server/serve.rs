@@ -32,7 +32,9 @@ pub enum ServerError {
     )]
     InUse(SocketAddr),
     /// The address cannot be listened on.
-    #[error("launch.listen: cannot listen on {address}: {source}; choose an address of this machine, such as 127.0.0.1:0")]
+    #[error(
+        "launch.listen: cannot listen on {address}: {source}; choose an address of this machine, such as 127.0.0.1:0"
+    )]
     Unusable {
         /// As configured.
         address: String,
@@ -109,12 +111,9 @@ impl Server {
             let served = tonic::transport::Server::builder()
                 .tcp_nodelay(true)
                 .add_service(service)
-                .serve_with_incoming_shutdown(
-                    TcpListenerStream::new(listener.socket),
-                    async move {
-                        let _ = shutdown.wait_for(|closing| *closing).await;
-                    },
-                )
+                .serve_with_incoming_shutdown(TcpListenerStream::new(listener.socket), async move {
+                    let _ = shutdown.wait_for(|closing| *closing).await;
+                })
                 .await;
             if let Err(error) = served {
                 let message = format!("the coordinator can no longer listen: {error}");
@@ -130,7 +129,8 @@ impl Server {
 
     /// Gives a worker its assignment; whether it could be sent. `job` is the part that is the same for all.
     pub fn assign(&self, slot: Slot, assignment: &Assignment, job: &proto::Assignment) -> bool {
-        self.sessions.send(slot, convert::assignment(assignment, job))
+        self.sessions
+            .send(slot, convert::assignment(assignment, job))
     }
 
     /// Asks a worker to stop; whether it could be asked.

@@ -54,7 +54,10 @@ impl proto::coordinator_server::Coordinator for Service {
             .await
             .map_err(|_| Status::deadline_exceeded("the first message did not come"))??;
         let is_heartbeat = |message: &proto::WorkerMessage| {
-            matches!(message.body, Some(proto::worker_message::Body::Heartbeat(_)))
+            matches!(
+                message.body,
+                Some(proto::worker_message::Body::Heartbeat(_))
+            )
         };
         let first = first.filter(is_heartbeat).ok_or_else(|| {
             Status::failed_precondition("the first message of a session must be a heartbeat")
@@ -105,7 +108,10 @@ impl Service {
 
 /// Compares all bytes whatever they are, so that the time taken does not tell how many were right.
 fn is_equal(one: &[u8], other: &[u8]) -> bool {
-    let differing = one.iter().zip(other).fold(0, |differing, (a, b)| differing | (a ^ b));
+    let differing = one
+        .iter()
+        .zip(other)
+        .fold(0, |differing, (a, b)| differing | (a ^ b));
     one.len() == other.len() && differing == 0
 }
 

@@ -50,7 +50,10 @@ impl Sessions {
     pub fn join(&self, name: &str, request: proto::JoinRequest) -> Result<(), Status> {
         let mut places = self.places();
         let slot = request.slot;
-        if places.get(&slot).is_some_and(|place| place.outgoing.is_some()) {
+        if places
+            .get(&slot)
+            .is_some_and(|place| place.outgoing.is_some())
+        {
             let message = format!("slot {slot} has a worker with an open session");
             return Err(Status::already_exists(message));
         }
@@ -103,7 +106,11 @@ impl Sessions {
 
     /// Closes a session: the worker sees the end of its stream.
     pub fn close(&self, slot: Slot, name: &str) {
-        if let Some(place) = self.places().get_mut(&slot).filter(|place| place.name == name) {
+        if let Some(place) = self
+            .places()
+            .get_mut(&slot)
+            .filter(|place| place.name == name)
+        {
             place.outgoing = None;
         }
     }

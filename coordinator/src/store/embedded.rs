@@ -93,7 +93,12 @@ mod tests {
         let store = Embedded::open(&path).unwrap();
         assert_eq!(store.get("job").unwrap(), None);
         assert!(store.list("").unwrap().is_empty());
-        for (key, value) in [("worker/1", "b"), ("job", "x"), ("worker/0", "a"), ("job", "y")] {
+        for (key, value) in [
+            ("worker/1", "b"),
+            ("job", "x"),
+            ("worker/0", "a"),
+            ("job", "y"),
+        ] {
             store.put(key, value.as_bytes()).unwrap();
         }
         drop(store);
@@ -102,7 +107,10 @@ mod tests {
         let workers = store.list("worker/").unwrap();
         assert_eq!(
             workers,
-            [("worker/0".into(), b"a".to_vec()), ("worker/1".into(), b"b".to_vec())]
+            [
+                ("worker/0".into(), b"a".to_vec()),
+                ("worker/1".into(), b"b".to_vec())
+            ]
         );
     }
 
@@ -120,8 +128,15 @@ mod tests {
     fn a_file_that_is_no_store_is_one_clear_line() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("store.redb");
-        std::fs::write(&path, "not a database, and long enough to be read as one".repeat(99)).unwrap();
+        std::fs::write(
+            &path,
+            "not a database, and long enough to be read as one".repeat(99),
+        )
+        .unwrap();
         let error = Embedded::open(&path).unwrap_err().to_string();
-        assert!(error.contains("store.redb") && !error.contains('\n'), "{error}");
+        assert!(
+            error.contains("store.redb") && !error.contains('\n'),
+            "{error}"
+        );
     }
 }

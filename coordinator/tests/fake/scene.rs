@@ -31,7 +31,7 @@ type Trigger = fn(&Event) -> bool;
 struct Observed {
     events: Vec<Event>,
     progress: Vec<u64>,
-    trigger: Option<(Trigger, mpsc::Sender<String>)>,
+    trigger: Option<(usize, Trigger, mpsc::Sender<String>)>,
 }
 
 struct Eye(Arc<Mutex<Observed>>);
@@ -39,10 +39,12 @@ struct Eye(Arc<Mutex<Observed>>);
 impl Observer for Eye {
     fn event(&mut self, _: SystemTime, event: &Event) {
         let mut observed = self.0.lock().unwrap();
-        if let Some((trigger, stop)) = &observed.trigger {
-            if trigger(event) {
-                let _ = stop.try_send("the test asked".into());
-            }
+        if let Some((times, trigger, stop)) = &mut observed.trigger
+            && *times > 0
+            && trigger(event)
+        {
+            *times -= 1;
+            stop.try_send("the test asked".into()).unwrap();
         }
         observed.events.push(event.clone());
     }
@@ -99,10 +101,14 @@ impl Scene {
         self.run_with(resume, mpsc::channel(1)).await
     }
 
-    /// A stop that is asked for at every event for which `trigger` holds.
-    pub fn stop_when(&self, trigger: Trigger) -> (mpsc::Sender<String>, mpsc::Receiver<String>) {
+    /// A stop that is asked for `times` times, at events for which `trigger` holds.
+    pub fn stop_when(
+        &self,
+        times: usize,
+        trigger: Trigger,
+    ) -> (mpsc::Sender<String>, mpsc::Receiver<String>) {
         let (stop, stops) = mpsc::channel(8);
-        self.observed.lock().unwrap().trigger = Some((trigger, stop.clone()));
+        self.observed.lock().unwrap().trigger = Some((times, trigger, stop.clone()));
         (stop, stops)
     }
 
@@ -144,7 +150,10 @@ impl Scene {
             program.display(),
         );
         let status = Command::new("/bin/sh")
-            .args(["-c", "rm -f \"$0\"; printf '%s\\n' \"$1\" > \"$0\" && chmod +x \"$0\""])
+            .args([
+                "-c",
+                "rm -f \"$0\"; printf '%s\\n' \"$1\" > \"$0\" && chmod +x \"$0\"",
+            ])
             .arg(&path)
             .arg(body)
             .status()
@@ -167,7 +176,10 @@ impl Scene {
         assert_eq!(processes.len(), 2);
         let start = Instant::now();
         while processes.iter().any(|number| is_alive(number)) {
-            assert!(start.elapsed() < Duration::from_secs(20), "a worker is left");
+            assert!(
+                start.elapsed() < Duration::from_secs(20),
+                "a worker is left"
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -210,14 +222,19 @@ pub fn coordinate_if_asked() {
         resume: false,
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(job::run_in(surroundings, request, Vec::new())).unwrap();
+    runtime
+        .block_on(job::run_in(surroundings, request, Vec::new()))
+        .unwrap();
 }
 
 /// Waits until something holds.
 pub async fn eventually(what: &str, holds: impl Fn() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(20), "waited for {what}");
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "waited for {what}"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -41,7 +41,9 @@ async fn play(role: &str, arguments: &str) {
         std::future::pending::<()>().await;
     }
     let slot: u32 = argument(arguments, "--slot").parse().unwrap();
-    let client = CoordinatorClient::connect(argument(arguments, "--coordinator")).await.unwrap();
+    let client = CoordinatorClient::connect(argument(arguments, "--coordinator"))
+        .await
+        .unwrap();
     let mut worker = Worker::join(client, slot, &argument(arguments, "--job")).await;
     let Some(Order::Assignment(assignment)) = worker.order().await else {
         panic!("no assignment");
@@ -92,7 +94,10 @@ impl Worker {
             assert_eq!(status.code(), expected, "{status}");
             if fault == "version" {
                 let both = ["99.0.0", VERSION];
-                assert!(both.iter().all(|v| status.message().contains(v)), "{status}");
+                assert!(
+                    both.iter().all(|v| status.message().contains(v)),
+                    "{status}"
+                );
             }
         }
         let reply = client.join(request).await.unwrap().into_inner();
@@ -104,7 +109,11 @@ impl Worker {
             body: Some(Body::Heartbeat(proto::Heartbeat { step: 0 })),
         };
         outgoing.send(heartbeat(0)).await.unwrap();
-        let incoming = client.session(ReceiverStream::new(messages)).await.unwrap().into_inner();
+        let incoming = client
+            .session(ReceiverStream::new(messages))
+            .await
+            .unwrap()
+            .into_inner();
         let beat = heartbeat(0);
         let beats = outgoing.clone();
         let heartbeats = tokio::spawn(async move {
@@ -206,7 +215,10 @@ impl Worker {
             }],
             ..proto::StepRecord::default()
         };
-        self.say(Body::Steps(proto::StepReport { steps: vec![record] })).await;
+        self.say(Body::Steps(proto::StepReport {
+            steps: vec![record],
+        }))
+        .await;
     }
 
     async fn checkpoint(&self, step: u64, rank: u32, role: &str) {
@@ -220,19 +232,30 @@ impl Worker {
         let files = names.into_iter().map(|name| {
             let contents = format!("{name} at {step}");
             std::fs::write(directory.join(&name), &contents).unwrap();
-            let claimed = if role == "bad-shard" { "something else" } else { &contents };
+            let claimed = if role == "bad-shard" {
+                "something else"
+            } else {
+                &contents
+            };
             proto::ShardFile {
                 name,
                 bytes: contents.len() as u64,
                 sha256: hash::sha256(claimed.as_bytes()),
             }
         });
-        let state = TrainingState { best_step: step, ..TrainingState::default() };
+        let state = TrainingState {
+            best_step: step,
+            ..TrainingState::default()
+        };
         self.say(Body::Shards(proto::ShardsWritten {
             step,
             staging,
             files: files.collect(),
-            state: if rank == 0 { serde_json::to_string(&state).unwrap() } else { String::new() },
+            state: if rank == 0 {
+                serde_json::to_string(&state).unwrap()
+            } else {
+                String::new()
+            },
         }))
         .await;
     }
