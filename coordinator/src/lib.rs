@@ -10,5 +10,6 @@ pub mod cluster;
 pub mod job;
 pub mod launch;
 pub mod output;
+mod random;
 pub mod server;
 pub mod store;

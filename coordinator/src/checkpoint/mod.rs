@@ -2,7 +2,7 @@
 //! a checkpoint.
 //!
 //! 1. [`commit()`]: verifies what the workers wrote, writes the manifest and renames the directory into place.
-//! 2. [`verify()`]: whether a committed checkpoint is whole.
+//! 2. [`verify()`]: whether a committed checkpoint is whole, and whether it fits a configuration.
 //! 3. [`retain()`] and [`remove_stale_staging()`]: what is deleted, and when.
 //!
 //! Invariant: a directory `step-N` that holds a manifest is complete; anything else is never loaded.
@@ -13,7 +13,7 @@ mod verify;
 
 pub use commit::{Committed, commit, staging};
 pub use retain::{remove_stale_staging, retain};
-pub use verify::verify;
+pub use verify::{check_fit, verify};
 
 use std::path::{Path, PathBuf};
 

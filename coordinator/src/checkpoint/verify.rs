@@ -1,7 +1,8 @@
-//! Whether a committed checkpoint is whole.
+//! Whether a committed checkpoint is whole, and whether it fits.
 
 use super::commit::measure;
 use super::{CheckpointError, io};
+use medley_common::config::RunConfig;
 use medley_common::manifest::{self, Manifest};
 use std::path::Path;
 
@@ -44,6 +45,39 @@ pub fn verify(directory: &Path) -> Result<Manifest, CheckpointError> {
         }
     }
     Ok(manifest)
+}
+
+/// Whether a checkpoint can be resumed by a configuration. `trained` is the configuration that the run directory
+/// keeps; of the new one the number of peers and the network's shape must be the same.
+///
+/// # Errors
+/// [`CheckpointError::Unfit`] names the key that differs.
+pub fn check_fit(
+    directory: &Path,
+    manifest: &Manifest,
+    trained: &RunConfig,
+    config: &RunConfig,
+) -> Result<(), CheckpointError> {
+    let (was, is) = (&trained.network, &config.network);
+    let shape = [
+        ("cohort.peers", manifest.peers.to_string(), config.cohort.peers.to_string()),
+        ("network.kind", format!("{:?}", was.kind), format!("{:?}", is.kind)),
+        ("network.dimension", was.dimension.to_string(), is.dimension.to_string()),
+        ("network.layers", was.layers.to_string(), is.layers.to_string()),
+        ("network.heads", was.heads.to_string(), is.heads.to_string()),
+        ("network.feed_forward", was.feed_forward.to_string(), is.feed_forward.to_string()),
+        ("network.norm", format!("{:?}", was.norm), format!("{:?}", is.norm)),
+        ("samples.max_length", trained.samples.max_length.to_string(), config.samples.max_length.to_string()),
+    ];
+    match shape.into_iter().find(|(_, was, is)| was != is) {
+        None => Ok(()),
+        Some((key, was, is)) => Err(CheckpointError::Unfit {
+            path: directory.to_owned(),
+            message: format!(
+                "was trained with {key} = {was}, but {key} is {is}; set {key} back to resume, or start a new run"
+            ),
+        }),
+    }
 }
 
 #[cfg(test)]
@@ -96,5 +130,23 @@ mod tests {
             assert!(message.contains(expected) && message.contains(name), "{message}");
             assert!(!message.contains('\n'), "{message}");
         }
+    }
+
+    #[test]
+    fn another_shape_names_its_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let manifest = checkpoint(directory.path());
+        let trained = RunConfig::default();
+        let fit = |config: &RunConfig| check_fit(directory.path(), &manifest, &trained, config);
+        fit(&trained).unwrap();
+        let mut other = trained.clone();
+        other.network.layers += 1;
+        assert!(fit(&other).unwrap_err().to_string().contains("network.layers = 2"));
+        other = trained.clone();
+        other.cohort.peers = 3;
+        assert!(fit(&other).unwrap_err().to_string().contains("cohort.peers = 2"));
+        other = trained.clone();
+        other.train.steps = 99;
+        fit(&other).unwrap();
     }
 }

@@ -2,9 +2,9 @@
 
 use crate::output::terminal::Screen;
 use medley_common::run_directory;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::fmt::MakeWriter;
@@ -28,19 +28,33 @@ pub fn start(run_directory: &Path, screen: &Screen, is_quiet: bool) {
         .with_writer(ToScreen(screen.clone()))
         .with_filter(filter(level));
     let path = run_directory.join(run_directory::LOGS).join(FILE);
-    let file = std::fs::create_dir_all(run_directory.join(run_directory::LOGS))
-        .and_then(|()| OpenOptions::new().create(true).append(true).open(&path));
-    let (to_file, failure) = match file {
-        Ok(file) => (Some(Mutex::new(file)), None),
-        Err(error) => (None, Some(error)),
-    };
-    let to_file = to_file.map(|file| {
-        tracing_subscriber::fmt::layer().with_ansi(false).with_writer(file).with_filter(filter(LevelFilter::INFO))
-    });
+    let to_file = tracing_subscriber::fmt::layer()
+        .with_ansi(false)
+        .with_writer(Mutex::new(ToFile { path, file: None }))
+        .with_filter(filter(LevelFilter::INFO));
     // Whoever embeds this and logs already keeps their own logging.
     let _ = tracing_subscriber::registry().with(to_screen).with(to_file).try_init();
-    if let Some(error) = failure {
-        tracing::warn!("cannot write {}: {error}; logs go to standard error only", path.display());
+}
+
+/// The log file, opened once the run directory is there: a run that is refused leaves none.
+struct ToFile {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl Write for ToFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.file.is_none() {
+            self.file = OpenOptions::new().create(true).append(true).open(&self.path).ok();
+        }
+        match &mut self.file {
+            Some(file) => file.write(bytes),
+            None => Ok(bytes.len()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.as_mut().map_or(Ok(()), File::flush)
     }
 }
 

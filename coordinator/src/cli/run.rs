@@ -2,8 +2,7 @@
 
 use super::config::Overrides;
 use super::{CliError, logging, print};
-use crate::job::{self, JobRequest, Observer, Prepared};
-use crate::output::directory;
+use crate::job::{self, JobRequest, Observer};
 use crate::output::event_log::EventLog;
 use crate::output::history::{History, Recorder};
 use crate::output::read::Run;
@@ -79,30 +78,13 @@ struct Plan {
 pub fn run(arguments: &RunArgs) -> Result<i32, CliError> {
     let plan = plan(arguments)?;
     let history = if plan.resume { earlier(&plan.directory)? } else { History::default() };
-    let prepared = job::prepare(JobRequest {
-        config: plan.config.clone(),
-        run_directory: plan.directory.clone(),
-        resume: plan.resume,
-    })
-    .map_err(|error| CliError::new(error.exit_code(), &error))?;
-    let created = if plan.resume {
-        None
-    } else {
-        Some(directory::create(&plan.directory, &plan.config).map_err(|error| CliError::bad_input(&error))?)
-    };
     let screen = Screen::new();
     logging::start(&plan.directory, &screen, arguments.quiet);
     let recorder = Recorder::new(history);
     let observers = observers(&plan, &recorder, &screen, arguments.quiet);
-    let (exit_code, failure) = train(prepared, observers);
+    let (exit_code, failure) = train(&plan, observers);
     match failure {
-        Some(message) if exit_code == exit::BAD_INPUT => {
-            // The person mends the input and starts again, in the same place.
-            if let Some(created) = created {
-                created.remove();
-            }
-            Err(CliError::bad_input(&message))
-        }
+        Some(message) if exit_code == exit::BAD_INPUT => Err(CliError::bad_input(&message)),
         failure => {
             let summary = leave(&plan, &recorder.history(), failure.as_deref());
             show(arguments, &plan, &summary)?;
@@ -171,14 +153,16 @@ fn observers(plan: &Plan, recorder: &Recorder, screen: &Screen, is_quiet: bool) 
 }
 
 /// Runs the job to its end: its exit code, and one line where it failed.
-fn train(prepared: Prepared, observers: Vec<Box<dyn Observer>>) -> (i32, Option<String>) {
+fn train(plan: &Plan, observers: Vec<Box<dyn Observer>>) -> (i32, Option<String>) {
+    let request =
+        JobRequest { config: plan.config.clone(), run_directory: plan.directory.clone(), resume: plan.resume };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             return (exit::FAILURE, Some(format!("cannot start the runtime: {error}")));
         }
     };
-    match runtime.block_on(job::run(prepared, observers)) {
+    match runtime.block_on(job::run(request, observers)) {
         Ok(outcome) if matches!(outcome.exit_code, exit::SUCCESS | exit::INTERRUPTED) => (outcome.exit_code, None),
         Ok(outcome) => (outcome.exit_code, Some(outcome.message)),
         Err(error) => (error.exit_code(), Some(error.to_string())),

@@ -1,10 +1,10 @@
 //! The states of a job, and what moves it from one to the next.
 
-use super::messages::{Action, Assignment, Event, Member, Outcome, Settings, Slot, worker_log, worker_name};
+use super::messages::{Action, Assignment, Event, Member, Outcome, Settings, Slot, worker_name};
 use super::placement::placement;
 use super::shards::ShardGatherer;
 use super::steps::StepMerger;
-use super::verdict::{Evidence, Verdict};
+use super::verdict::Evidence;
 use medley_common::events::{Event as JobEvent, StepEvent};
 use medley_common::{exit, proto};
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,7 +72,7 @@ pub struct Cluster {
     pub(super) candidates: BTreeMap<(String, String, u64), (Slot, String)>,
     /// The last merged step, while it is not logged.
     pub(super) unlogged: Option<StepEvent>,
-    now: Duration,
+    pub(super) now: Duration,
     /// Like `now`, but of a pause of the coordinator itself only a part counts, so that its own sleep is not taken
     /// for the workers' silence.
     pub(super) awake: Duration,
@@ -190,9 +190,7 @@ impl Cluster {
     fn stop_requested(&mut self, reason: String, actions: &mut Vec<Action>) {
         let now = self.now;
         match &mut self.state {
-            State::Joining { .. } => {
-                self.settle_stopped(&reason, actions);
-            }
+            State::Joining { .. } => self.settle_stopped(&reason, actions),
             State::Running { .. } => {
                 for (slot, worker) in &self.workers {
                     if worker.completed.is_none() {
@@ -207,7 +205,6 @@ impl Cluster {
                 self.state = State::Stopping(Stopping::Asked { reason, until });
             }
             State::Stopping(Stopping::Asked { .. }) => {
-                actions.push(Action::KillAll);
                 let reason = format!("{reason}, a second time");
                 self.settle_stopped(&reason, actions);
                 self.hurry();
@@ -262,9 +259,7 @@ impl Cluster {
                 if self.all_completed() {
                     self.settle_completed(actions);
                 } else if now >= *until {
-                    let late = self.name_workers(|worker| worker.completed.is_none());
-                    let message = format!("{late} did not stop within {} ms", self.settings.stop.as_millis());
-                    self.fail(message, exit::FAILURE, actions);
+                    self.fail_to_stop(actions);
                 } else {
                     return false;
                 }
@@ -338,109 +333,4 @@ impl Cluster {
     fn all_completed(&self) -> bool {
         self.workers.values().all(|worker| worker.completed.is_some())
     }
-
-    fn fail_to_join(&mut self, actions: &mut Vec<Action>) {
-        let missing: Vec<Slot> = (0..self.settings.workers).filter(|slot| !self.workers.contains_key(slot)).collect();
-        let message = format!(
-            "{} did not join within {} ms (launch.join_ms); {} says what held it up",
-            name_slots(&missing),
-            self.settings.join.as_millis(),
-            worker_log(missing.first().copied().unwrap_or(0)),
-        );
-        self.fail(message, exit::FAILURE, actions);
-    }
-
-    fn fail_to_meet(&mut self, actions: &mut Vec<Action>) {
-        let late = self.name_workers(|worker| worker.ready.is_none());
-        let message = format!(
-            "{late} did not read the data and meet the others within {} ms (launch.join_ms)",
-            self.settings.join.as_millis()
-        );
-        self.fail(message, exit::FAILURE, actions);
-    }
-
-    fn name_workers(&self, which: impl Fn(&Worker) -> bool) -> String {
-        let slots: Vec<Slot> = self.workers.iter().filter(|(_, worker)| which(worker)).map(|(slot, _)| *slot).collect();
-        name_slots(&slots)
-    }
-
-    /// Ends the job with a failure whose cause is known.
-    pub(super) fn fail(&mut self, message: String, exit_code: i32, actions: &mut Vec<Action>) {
-        let verdict = Verdict { slot: None, reason: message.clone(), message, exit_code };
-        self.settle_failed(verdict, actions);
-    }
-
-    fn settle_failed(&mut self, verdict: Verdict, actions: &mut Vec<Action>) {
-        if let State::Stopping(Stopping::Settling { outcome, .. }) = &self.state
-            && outcome.outcome == FAILED
-        {
-            // The first error is the one that a person must see; the others are kept as warnings.
-            let message = verdict.message;
-            actions.push(Action::Record(JobEvent::Warning { message }));
-            return;
-        }
-        if let Some(slot) = verdict.slot {
-            actions.push(Action::Record(JobEvent::WorkerLost { worker: worker_name(slot), reason: verdict.reason }));
-        }
-        actions.push(Action::KillAll);
-        self.settle(FAILED, verdict.message, verdict.exit_code, actions);
-    }
-
-    fn settle_stopped(&mut self, reason: &str, actions: &mut Vec<Action>) {
-        self.release_all(actions);
-        let message = match self.checkpoint {
-            Some(step) => format!("stopped ({reason}); --resume goes on from step {step}"),
-            None => format!("stopped ({reason}) before there was a checkpoint"),
-        };
-        self.settle(STOPPED, message, exit::INTERRUPTED, actions);
-    }
-
-    fn settle_completed(&mut self, actions: &mut Vec<Action>) {
-        for step in self.shards.incomplete() {
-            let message = format!("not all workers wrote their part of the checkpoint of step {step}");
-            actions.push(Action::Record(JobEvent::Warning { message }));
-        }
-        self.release_all(actions);
-        let reported = self.workers.values().filter_map(|worker| worker.completed.as_ref());
-        let step = self.steps.committed();
-        let has_reason = |reason| reported.clone().any(|completed| completed.reason == reason);
-        let stop_reason = match &self.state {
-            State::Stopping(Stopping::Asked { reason, .. }) => reason.as_str(),
-            _ => "by a worker",
-        };
-        let (outcome, message, exit_code) = if has_reason("stopped") {
-            let message = format!("stopped ({stop_reason}) after step {step}; --resume goes on from there");
-            (STOPPED, message, exit::INTERRUPTED)
-        } else if has_reason("early-stopping") {
-            let message = format!("stopped early after step {step}: validation no longer improved");
-            ("early-stopping", message, exit::SUCCESS)
-        } else {
-            ("completed", format!("completed after step {step}"), exit::SUCCESS)
-        };
-        self.settle(outcome, message, exit_code, actions);
-    }
-
-    fn release_all(&self, actions: &mut Vec<Action>) {
-        let with_session = self.workers.iter().filter(|(_, worker)| worker.has_session);
-        actions.extend(with_session.map(|(slot, worker)| Action::Release {
-            slot: *slot,
-            generation: worker.rank.map_or(0, |_| self.settings.generation),
-        }));
-    }
-
-    fn settle(&mut self, outcome: &str, message: String, exit_code: i32, actions: &mut Vec<Action>) {
-        actions.extend(self.unlogged.take().map(|step| Action::Record(JobEvent::Step(step))));
-        let outcome = Outcome { outcome: outcome.into(), message, exit_code, step: self.steps.committed() };
-        let until = self.now + self.settings.stop;
-        self.state = State::Stopping(Stopping::Settling { outcome, until });
-    }
-}
-
-const FAILED: &str = "failed";
-const STOPPED: &str = "stopped";
-
-fn name_slots(slots: &[Slot]) -> String {
-    let numbers: Vec<String> = slots.iter().map(Slot::to_string).collect();
-    let noun = if slots.len() == 1 { "worker" } else { "workers" };
-    format!("{noun} {}", numbers.join(", "))
 }

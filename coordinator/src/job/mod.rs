@@ -1,123 +1,234 @@
-//! One job from its first worker to its last word: wires the cluster's decisions to processes, sockets and files.
+//! One job from its configuration to its outcome: everything else in this crate, wired together.
 //!
-//! 1. [`prepare`] checks all that can be checked before anything is written.
-//! 2. [`run`] drives the job in a run directory that is there: events in, actions out.
-//! 3. [`Observer`] is told everything; `output` has those that write and show it.
+//! 1. [`run()`] here: what is checked before anything is written, and in which order things begin.
+//! 2. [`observer`]: what is told everything that happens.
+//! 3. `directory`: a run directory that is there whole or not at all.
+//! 4. `resume`: which checkpoint an earlier run left, and whether it fits.
+//! 5. `driver`: the loop between the cluster's decisions and the world.
+//! 6. `committer`: commits checkpoints beside that loop.
+//! 7. `stops`: who may ask a job to stop.
 
+mod committer;
+mod directory;
 mod driver;
-mod observer;
+mod error;
+pub mod observer;
+mod resume;
+mod stops;
 
 pub use crate::cluster::Outcome;
-pub use driver::run;
+pub use error::JobError;
 pub use observer::Observer;
+pub use stops::Stops;
 
-use crate::checkpoint::{self, CheckpointError};
-use crate::launch::{self, LaunchError, Preflight};
-use crate::server::ServerError;
-use crate::store::StoreError;
+use crate::cluster::{Cluster, Settings};
+use crate::launch::{LaunchPlan, Launcher, WorkerBinary, preflight};
+use crate::random;
+use crate::server::{Admission, Listener, Server};
+use crate::store::{JobRecord, Store};
+use driver::Driver;
 use medley_common::config::{self, RunConfig};
-use medley_common::{exit, run_directory};
+use medley_common::events::Event as JobEvent;
+use medley_common::{VERSION, exit, proto};
+use resume::Beginning;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
 
-/// What is to be run.
+/// How long the true cause of a failure is waited for once its consequences are seen.
+const VERDICT: Duration = Duration::from_secs(2);
+
+/// Messages of workers that may wait for the cluster; beyond them the workers wait.
+const EVENTS: usize = 4096;
+
+/// What is run.
 #[derive(Debug, Clone)]
 pub struct JobRequest {
     /// The configuration.
     pub config: RunConfig,
-    /// The run directory; for [`run`] it exists, with `run.toml` and `logs/` in it.
+    /// Where everything goes.
     pub run_directory: PathBuf,
-    /// Whether to go on from the last checkpoint.
+    /// Go on with the run that the directory holds.
     pub resume: bool,
 }
 
-/// A request that was checked.
-#[derive(Debug)]
-pub struct Prepared {
-    request: JobRequest,
-    binary: PathBuf,
-    preflight: Preflight,
-    /// Step and directory of the checkpoint to go on from.
-    checkpoint: Option<(u64, PathBuf)>,
+/// What a job takes from its surroundings.
+#[derive(Debug, Default)]
+pub struct Surroundings {
+    /// The worker binary; `None`: look for it.
+    pub worker: Option<WorkerBinary>,
+    /// Who may ask the job to stop.
+    pub stops: Stops,
 }
 
-/// Why a job did not run, in one line.
-#[derive(Debug, thiserror::Error)]
-pub enum JobError {
-    /// The workers, or what they found in configuration and data.
-    #[error(transparent)]
-    Launch(#[from] LaunchError),
-    /// The address to listen on.
-    #[error(transparent)]
-    Server(#[from] ServerError),
-    /// The checkpoint to resume from.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// The coordinator's store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The run directory to resume.
-    #[error("{path}: {what}")]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// What is wrong with it, and how to mend it.
-        what: String,
-    },
-    /// The machine failed us.
-    #[error("{doing}: {source}")]
-    Io {
-        /// What was tried.
-        doing: &'static str,
-        /// Why it failed.
-        source: std::io::Error,
-    },
-}
-
-impl JobError {
-    /// The exit code: 2 where the user can mend it.
-    pub fn exit_code(&self) -> i32 {
-        match self {
-            Self::Launch(LaunchError::Start(_)) | Self::Io { .. } | Self::Store(StoreError::Broken { .. }) => {
-                exit::FAILURE
-            }
-            _ => exit::BAD_INPUT,
-        }
-    }
-}
-
-/// Checks workers, data and, to resume, the checkpoint. Writes nothing.
+/// Runs a job to its end, with the worker binary and the signals of this process: SIGINT or SIGTERM stops it with a
+/// checkpoint, a second one at once. Observers are told of everything from the moment that the run directory exists.
 ///
 /// # Errors
-/// One line that says what is wrong, where, and how to mend it.
-pub fn prepare(request: JobRequest) -> Result<Prepared, JobError> {
-    let binary = launch::worker_binary()?;
-    launch::check_version(&binary)?;
-    let preflight = launch::preflight(&binary, &request.config)?;
-    let checkpoint = if request.resume { latest(&request, &preflight)? } else { None };
-    Ok(Prepared { request, binary, preflight, checkpoint })
+/// [`JobError`] where the job could not begin; nothing was written then where `exit_code()` is 2. A job that began
+/// and failed is an [`Outcome`].
+pub async fn run(request: JobRequest, observers: Vec<Box<dyn Observer>>) -> Result<Outcome, JobError> {
+    run_in(Surroundings::default(), request, observers).await
 }
 
-/// The last committed checkpoint, verified; `None` where the job never came to one and begins again.
-fn latest(request: &JobRequest, preflight: &Preflight) -> Result<Option<(u64, PathBuf)>, JobError> {
-    let run = &request.run_directory;
-    let Some((step, directory)) = run_directory::latest_checkpoint(run) else {
-        return Ok(None);
+/// Like [`run()`], in other surroundings.
+///
+/// # Errors
+/// As [`run()`].
+pub async fn run_in(
+    surroundings: Surroundings,
+    request: JobRequest,
+    observers: Vec<Box<dyn Observer>>,
+) -> Result<Outcome, JobError> {
+    let mut stops = surroundings.stops.listen().map_err(JobError::Signals)?;
+    let begun = tokio::select! {
+        begun = begin(surroundings.worker, request, observers) => begun?,
+        reason = stops.recv() => return Ok(stopped_before_it_began(reason.as_deref())),
     };
-    let manifest = checkpoint::verify(&directory)?;
-    if manifest.config_hash != config::identity(&request.config) {
-        return Err(JobError::Directory {
-            path: directory,
-            what: "was trained with another configuration than run.toml holds now; put run.toml back as it was to resume, or start a new run".into(),
-        });
-    }
-    if manifest.data_hash != preflight.data_hash {
-        return Err(JobError::Directory {
-            path: directory,
-            what: format!(
-                "was trained on other data than {} holds now; put that file back to resume, or start a new run",
-                request.config.data.path.display()
-            ),
-        });
-    }
-    Ok(Some((step, directory)))
+    Ok(begun.run(stops).await)
 }
+
+fn stopped_before_it_began(reason: Option<&str>) -> Outcome {
+    Outcome {
+        outcome: "stopped".into(),
+        message: format!("stopped ({}) before it began", reason.unwrap_or("asked to")),
+        exit_code: exit::INTERRUPTED,
+        step: 0,
+    }
+}
+
+/// Everything up to the started workers. First all that may be refused, cheapest first, then all that writes.
+async fn begin(
+    worker: Option<WorkerBinary>,
+    request: JobRequest,
+    mut observers: Vec<Box<dyn Observer>>,
+) -> Result<Driver, JobError> {
+    let JobRequest { config, run_directory, resume } = request;
+    let run_directory =
+        std::path::absolute(&run_directory).map_err(|source| JobError::Unwritable { path: run_directory, source })?;
+    let binary = worker.map_or_else(WorkerBinary::find, Ok)?;
+    binary.check_version()?;
+    let resumed = if resume {
+        Some(resume::open(&run_directory, &config)?)
+    } else {
+        directory::check_absent(&run_directory)?;
+        None
+    };
+    preflight(&binary, &config).await?;
+    let listener = Listener::bind(&config.launch.listen).await?;
+    let token = random::hex(32).map_err(JobError::Random)?;
+    let secret = random::bytes(32).map_err(JobError::Random)?;
+
+    let beginning = match resumed {
+        Some(resumed) => resumed.begin(&run_directory, &config)?,
+        None => {
+            let record = JobRecord::new(random::hex(4).map_err(JobError::Random)?);
+            Beginning::new(directory::create(&run_directory, &config, &record)?, record)
+        }
+    };
+    let Beginning { store, mut record, checkpoint, warnings } = beginning;
+    record.generation += 1;
+    record.status = "running".into();
+    record.save(store.as_ref())?;
+
+    let settings = settings(&config, record.generation, checkpoint);
+    let started = JobEvent::JobStarted {
+        job: record.id.clone(),
+        version: VERSION.into(),
+        method: config.method.name.to_string(),
+        peers: settings.peers,
+        workers: settings.workers,
+        resumed_from: settings.resume.as_ref().map(|resume| resume.step),
+    };
+    let warnings = warnings.into_iter().map(|message| JobEvent::Warning { message });
+    for event in std::iter::once(started).chain(warnings) {
+        driver::tell(&mut observers, &event);
+    }
+
+    let (events, incoming) = mpsc::channel(EVENTS);
+    let coordinator = listener.local_url();
+    let admission = Admission {
+        job: record.id.clone(),
+        token: token.clone(),
+        workers: settings.workers,
+        heartbeat: Duration::from_millis(config.launch.heartbeat_ms),
+    };
+    let server = Server::start(listener, admission, events.clone());
+    let exits = events.clone();
+    let plan = LaunchPlan {
+        binary,
+        workers: settings.workers,
+        coordinator,
+        job: record.id.clone(),
+        token,
+        threads: threads(&config, settings.workers),
+        run_directory: run_directory.clone(),
+    };
+    let launcher = Launcher::start(plan, move |exit| {
+        // Nobody listens any more once the job has ended.
+        let _ = exits.blocking_send(crate::cluster::Event::Exited {
+            slot: exit.slot,
+            status: exit.status,
+            last_words: exit.last_words,
+        });
+    });
+    let job_part = proto::Assignment {
+        job: record.id.clone(),
+        config: config::to_toml(&config),
+        run_directory: run_directory.display().to_string(),
+        secret,
+        ..proto::Assignment::default()
+    };
+    let commits = committer::start(run_directory, record.id.clone(), config, events);
+    let mut driver = Driver {
+        cluster: Cluster::new(settings),
+        server,
+        launcher: None,
+        commits,
+        store,
+        record,
+        observers,
+        job_part,
+        incoming,
+    };
+    match launcher {
+        Ok(launcher) => driver.launcher = Some(launcher),
+        // The run directory is there, so this is a job that began and failed, and its record says so.
+        Err(error) => driver.doom(error.to_string()),
+    }
+    Ok(driver)
+}
+
+fn settings(config: &RunConfig, generation: u64, resume: Option<crate::cluster::Resume>) -> Settings {
+    let peers = u32::try_from(config.cohort.peers).unwrap_or(u32::MAX);
+    let workers = match u32::try_from(config.cohort.workers).unwrap_or(u32::MAX) {
+        0 => peers,
+        workers => workers.min(peers),
+    };
+    let join = Duration::from_millis(config.launch.join_ms);
+    Settings {
+        peers,
+        workers,
+        generation,
+        resume,
+        log_every: config.output.log_every,
+        join,
+        death: Duration::from_millis(config.launch.death_ms),
+        verdict: VERDICT,
+        // A worker may be in the middle of an exchange when it is asked, and of another when it writes.
+        stop: join.max(2 * Duration::from_secs_f64(config.exchange.deadline_seconds)),
+    }
+}
+
+/// Threads of a worker: as configured, or its share of the cores.
+fn threads(config: &RunConfig, workers: u32) -> usize {
+    if config.train.threads > 0 {
+        return config.train.threads;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores / workers.max(1) as usize).max(1)
+}
+
+/// A store that several threads may hold.
+type SharedStore = Arc<dyn Store>;

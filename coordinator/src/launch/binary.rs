@@ -1,136 +1,146 @@
-//! Finding `medley-worker`, and asking it things.
+//! Where the worker binary is, and whether it is of our version.
 
 use super::LaunchError;
-use medley_common::config::{self, RunConfig};
-use medley_common::{VERSION, environment, exit};
-use std::io::Write;
+use medley_common::environment;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 const NAME: &str = "medley-worker";
 
-/// The worker binary: the one that `MEDLEY_WORKER` names, else beside this program, else on `PATH`.
-///
-/// # Errors
-/// When there is none.
-pub fn worker_binary() -> Result<PathBuf, LaunchError> {
-    if let Some(named) = std::env::var_os(environment::WORKER_BINARY) {
-        let path = PathBuf::from(named);
-        return match path.is_file() {
-            true => Ok(path),
-            false => Err(LaunchError::Missing {
-                places: format!("at {} (from {})", path.display(), environment::WORKER_BINARY),
+/// A worker binary that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerBinary {
+    path: PathBuf,
+}
+
+impl WorkerBinary {
+    /// Looks where the environment says, else beside this program, else on `PATH`.
+    ///
+    /// # Errors
+    /// [`LaunchError::Named`], or [`LaunchError::Missing`] with all places.
+    pub fn find() -> Result<Self, LaunchError> {
+        Self::find_in(
+            std::env::var_os(environment::WORKER_BINARY).map(PathBuf::from),
+            std::env::current_exe().ok().as_deref().and_then(Path::parent),
+            &std::env::var_os("PATH").unwrap_or_default(),
+        )
+    }
+
+    fn find_in(
+        named: Option<PathBuf>,
+        beside: Option<&Path>,
+        search_path: &std::ffi::OsStr,
+    ) -> Result<Self, LaunchError> {
+        if let Some(path) = named {
+            return if path.is_file() {
+                Ok(Self { path })
+            } else {
+                let variable = environment::WORKER_BINARY;
+                Err(LaunchError::Named { variable, path })
+            };
+        }
+        let beside = beside.map(|directory| directory.join(NAME));
+        let mut candidates =
+            beside.iter().cloned().chain(std::env::split_paths(search_path).map(|directory| directory.join(NAME)));
+        match candidates.find(|path| path.is_file()) {
+            Some(path) => Ok(Self { path }),
+            None => {
+                let beside = beside.map(|path| format!("{}, ", path.display()));
+                let looked = format!("{}every directory of PATH", beside.unwrap_or_default());
+                Err(LaunchError::Missing { looked })
+            }
+        }
+    }
+
+    /// A binary at a known place.
+    pub fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Asks the binary for its version. Blocks until it answers.
+    ///
+    /// # Errors
+    /// [`LaunchError::Version`] where it is another than ours, [`LaunchError::Unusable`] where it has none.
+    pub fn check_version(&self) -> Result<(), LaunchError> {
+        let unusable = |message: String| LaunchError::Unusable { path: self.path.clone(), message };
+        let output = Command::new(&self.path)
+            .arg("--version")
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| unusable(error.to_string()))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let ours = medley_common::VERSION;
+        match text.trim().strip_prefix(NAME).map(str::trim) {
+            Some(found) if found == ours => Ok(()),
+            Some(found) if !found.is_empty() => Err(LaunchError::Version {
+                path: self.path.clone(),
+                found: found.lines().next().unwrap_or_default().to_owned(),
+                ours,
             }),
-        };
+            _ => {
+                let complaint = String::from_utf8_lossy(&output.stderr);
+                let message = super::process::last_line(&complaint)
+                    .unwrap_or_else(|| format!("--version did not print `{NAME} {ours}`"));
+                Err(unusable(message))
+            }
+        }
     }
-    let mut places = Vec::new();
-    if let Ok(own) = std::env::current_exe() {
-        places.extend(own.parent().map(Path::to_owned));
-    }
-    let beside = places.first().map_or_else(String::new, |place| format!("in {} and ", place.display()));
-    places.extend(std::env::var_os("PATH").iter().flat_map(std::env::split_paths));
-    let found = places.into_iter().map(|place| place.join(NAME)).find(|path| path.is_file());
-    found.ok_or(LaunchError::Missing { places: format!("{beside}on PATH") })
-}
-
-/// Asks a worker binary for its version.
-///
-/// # Errors
-/// When it cannot be run or is not ours.
-pub fn check_version(binary: &Path) -> Result<(), LaunchError> {
-    let output = Command::new(binary)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|source| LaunchError::NotRunnable { path: binary.to_owned(), source })?;
-    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    if output.status.success() && said == format!("{NAME} {VERSION}") {
-        return Ok(());
-    }
-    let found = match said.lines().next() {
-        Some(line) => line.to_owned(),
-        None => format!("something that says: {}", last_line(&output.stderr)),
-    };
-    Err(LaunchError::Version { path: binary.to_owned(), found, expected: VERSION })
-}
-
-/// What a worker found when it checked a configuration.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
-pub struct Preflight {
-    /// Hash of the interaction data.
-    pub data_hash: String,
-    /// Steps to train.
-    pub total_steps: u64,
-}
-
-/// Has a worker check a configuration and its data; nothing is written.
-///
-/// # Errors
-/// The worker's own line when it refuses.
-pub fn preflight(binary: &Path, config: &RunConfig) -> Result<Preflight, LaunchError> {
-    let not_runnable = |source| LaunchError::NotRunnable { path: binary.to_owned(), source };
-    let mut child = Command::new(binary)
-        .args(["check", "--config", "-"])
-        .env(environment::LOG_FILTER, "error")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(not_runnable)?;
-    if let Some(mut input) = child.stdin.take() {
-        // A worker that ends before it has read all says why on standard error.
-        let _ = input.write_all(config::to_toml(config).as_bytes());
-    }
-    let output = child.wait_with_output().map_err(not_runnable)?;
-    if output.status.success() {
-        return serde_json::from_slice(&output.stdout)
-            .map_err(|error| LaunchError::Refused(format!("{}: cannot read its check: {error}", binary.display())));
-    }
-    let line = last_line(&output.stderr);
-    let line = line.strip_prefix("error: ").unwrap_or(&line).to_owned();
-    if output.status.code() == Some(exit::BAD_INPUT) {
-        return Err(LaunchError::Refused(line));
-    }
-    Err(LaunchError::Refused(format!("{}: its check ended with {}: {line}", binary.display(), output.status)))
-}
-
-fn last_line(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("nothing").to_owned()
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use super::super::process::tests::script;
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use medley_common::exit;
 
-    fn script(directory: &Path, body: &str) -> PathBuf {
-        let path = directory.join("worker");
-        std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        path
+    #[test]
+    fn the_environment_comes_first_then_beside_then_path() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = |name: &str| {
+            let folder = directory.path().join(name);
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join(NAME), "").unwrap();
+            folder
+        };
+        let (named, beside, on_path) = (place("named").join(NAME), place("beside"), place("path"));
+        let found = |named: Option<PathBuf>, beside: &Path| {
+            WorkerBinary::find_in(named, Some(beside), on_path.as_os_str()).unwrap().path
+        };
+        let empty = tempfile::tempdir().unwrap();
+        assert_eq!(found(Some(named.clone()), &beside), named);
+        assert_eq!(found(None, &beside), beside.join(NAME));
+        assert_eq!(found(None, empty.path()), on_path.join(NAME));
+
+        let error = WorkerBinary::find_in(None, Some(empty.path()), "".as_ref()).unwrap_err();
+        assert_eq!(error.exit_code(), exit::BAD_INPUT);
+        let message = error.to_string();
+        assert!(message.contains("make build") && message.contains("PATH"), "{message}");
+        let error = WorkerBinary::find_in(Some("/nowhere/w".into()), None, "".as_ref()).unwrap_err();
+        assert!(error.to_string().contains("MEDLEY_WORKER"), "{error}");
     }
 
     #[test]
-    fn another_version_is_named_beside_ours() {
+    fn a_worker_of_another_version_is_refused() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(check_version(&script(directory.path(), &format!("echo {NAME} {VERSION}"))).is_ok());
-        let error = check_version(&script(directory.path(), "echo medley-worker 0.0.1")).unwrap_err().to_string();
-        assert!(error.contains("0.0.1") && error.contains(VERSION), "{error}");
-        let error = check_version(&script(directory.path(), "echo no library >&2; exit 127")).unwrap_err().to_string();
-        assert!(error.contains("no library"), "{error}");
-    }
-
-    #[test]
-    fn a_refusal_is_passed_on_word_for_word() {
-        let directory = tempfile::tempdir().unwrap();
-        let config = RunConfig::default();
-        let worker = script(directory.path(), "cat >/dev/null; echo 'error: data.txt:3: no such thing' >&2; exit 2");
-        let error = preflight(&worker, &config).unwrap_err().to_string();
-        assert_eq!(error, "data.txt:3: no such thing");
-        let worker =
-            script(directory.path(), "cat >/dev/null; echo '{\"data_hash\": \"h\", \"total_steps\": 7, \"x\": 1}'");
-        assert_eq!(preflight(&worker, &config).unwrap().total_steps, 7);
+        let version = |text: &str| {
+            let path = script(directory.path(), "worker", &format!("echo '{text}'"));
+            WorkerBinary::at(path).check_version()
+        };
+        version(&format!("medley-worker {}", medley_common::VERSION)).unwrap();
+        let error = version("medley-worker 99.1.2").unwrap_err();
+        assert_eq!(error.exit_code(), exit::BAD_INPUT);
+        assert!(error.to_string().contains("99.1.2"), "{error}");
+        let error = version("something else").unwrap_err();
+        assert!(matches!(error, LaunchError::Unusable { .. }), "{error}");
+        let path = script(directory.path(), "worker", "echo no libtorch >&2; exit 127");
+        let error = WorkerBinary::at(path).check_version().unwrap_err();
+        assert!(error.to_string().contains("no libtorch"), "{error}");
     }
 }

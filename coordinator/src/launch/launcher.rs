@@ -1,316 +1,320 @@
-//! Starts worker processes and answers for their end.
+//! Starts the workers, reports their ends, and leaves none behind.
 
-use super::LaunchError;
-use medley_common::{environment, run_directory};
-use rustix::process::{Pid, Signal, kill_process_group};
-use std::fs::File;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use super::process::{Process, describe};
+use super::{LaunchError, WorkerBinary};
+use crate::cluster::Slot;
+use rustix::process::Signal;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc::UnboundedSender;
 
-/// How often processes are asked whether they still run.
-const POLL: Duration = Duration::from_millis(20);
+/// Time between looks at the processes.
+const LOOK: Duration = Duration::from_millis(10);
 
-/// How long a worker has between SIGTERM and SIGKILL.
-const TERMINATE_GRACE: Duration = Duration::from_secs(2);
-
-/// What to start.
+/// What is started.
 #[derive(Debug, Clone)]
-pub struct Launch {
+pub struct LaunchPlan {
     /// The worker binary.
-    pub binary: PathBuf,
-    /// Where the coordinator listens.
+    pub binary: WorkerBinary,
+    /// Slots `0..workers` are filled.
+    pub workers: u32,
+    /// `http://host:port` of the coordinator.
     pub coordinator: String,
     /// The job.
     pub job: String,
-    /// What the workers prove themselves with.
+    /// The token by which a worker proves that it was launched here.
     pub token: String,
-    /// How many.
-    pub workers: u32,
-    /// Threads of each.
+    /// Threads of a worker.
     pub threads: usize,
-    /// Their logs go below it.
+    /// Logs go to `logs/worker-N.log` in it.
     pub run_directory: PathBuf,
 }
 
-/// A worker's process has ended.
+/// A worker process that ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exited {
+pub struct Exit {
     /// Whose.
-    pub slot: u32,
-    /// How: `with exit status 1`, `by signal 9`.
+    pub slot: Slot,
+    /// How: `with exit status 1`, `by signal 9 (SIGKILL)`.
     pub status: String,
     /// The last line of its log.
     pub last_words: Option<String>,
 }
 
+enum Command {
+    /// Wait for the workers to end by themselves, then ask them to, then kill them.
+    Stop {
+        by_themselves: Duration,
+        asked: Duration,
+    },
+    Kill,
+}
+
 /// The worker processes of a job. Dropping it kills them.
 #[derive(Debug)]
 pub struct Launcher {
-    orders: Sender<Order>,
+    commands: Option<Sender<Command>>,
+    /// One thread starts all workers and lives until the last has ended. A worker asks the kernel for a signal at
+    /// its parent's death (`PR_SET_PDEATHSIG`), and for the kernel the parent is the *thread* that forked: started
+    /// from a thread of the async runtime, which may end whenever the runtime likes, workers would be killed in the
+    /// middle of a job.
     thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Debug)]
-enum Order {
-    Kill,
-    /// Let them end by themselves for so long, then make them.
-    Finish(Duration),
-}
-
 impl Launcher {
-    /// Starts all workers; their exits are sent to `exits`.
+    /// Starts all workers. `on_exit` is told every end, on the launcher's thread.
     ///
     /// # Errors
-    /// When a log cannot be created or a process not be started; none is then left running.
-    pub fn start(launch: Launch, exits: UnboundedSender<Exited>) -> Result<Self, LaunchError> {
-        let (orders, inbox) = channel();
+    /// [`LaunchError::Start`] where one cannot be started; those that were are killed.
+    pub fn start(plan: LaunchPlan, on_exit: impl Fn(Exit) + Send + 'static) -> Result<Self, LaunchError> {
+        let (commands, orders) = channel();
         let (started, outcome) = channel();
-        // One thread starts them all and lives as long as they do: the signal by which the kernel tells a worker of its
-        // parent's death is tied to the thread that started it, not to the process.
         let thread = std::thread::Builder::new()
-            .name("medley-launcher".into())
-            .spawn(move || match Workers::start(&launch) {
-                Ok(workers) => {
-                    let _ = started.send(Ok(()));
-                    workers.watch(&inbox, &exits);
-                }
-                Err(error) => {
-                    let _ = started.send(Err(error));
+            .name("launcher".into())
+            .spawn(move || {
+                let processes: Result<Vec<Process>, LaunchError> =
+                    (0..plan.workers).map(|slot| Process::start(&plan, slot)).collect();
+                match processes {
+                    Ok(processes) => {
+                        let _ = started.send(Ok(()));
+                        watch(processes, &orders, on_exit);
+                    }
+                    Err(error) => {
+                        let _ = started.send(Err(error));
+                    }
                 }
             })
-            .map_err(LaunchError::Start)?;
-        let launcher = Self { orders, thread: Some(thread) };
+            .map_err(LaunchError::Thread)?;
+        let launcher = Self { commands: Some(commands), thread: Some(thread) };
         match outcome.recv() {
-            Ok(Ok(())) => Ok(launcher),
-            Ok(Err(error)) => Err(LaunchError::Start(error)),
-            Err(_) => Err(LaunchError::Start(std::io::Error::other("the launcher's thread ended"))),
+            Ok(started) => started.map(|()| launcher),
+            Err(_) => Err(LaunchError::Thread(std::io::Error::other("it ended early"))),
         }
     }
 
     /// Kills all workers now.
     pub fn kill(&self) {
-        // A thread that is gone has no processes left.
-        let _ = self.orders.send(Order::Kill);
+        self.send(Command::Kill);
     }
 
-    /// Waits for all workers to end: by themselves within `grace`, then by SIGTERM, then by SIGKILL. Blocks.
-    pub fn finish(mut self, grace: Duration) {
-        let _ = self.orders.send(Order::Finish(grace));
+    /// Waits until all workers have ended: by themselves within one time, asked to (SIGTERM) within another, else
+    /// killed. Blocks for no longer than both.
+    pub fn stop(mut self, by_themselves: Duration, asked: Duration) {
+        self.send(Command::Stop { by_themselves, asked });
         self.join();
     }
 
+    fn send(&self, command: Command) {
+        if let Some(commands) = &self.commands {
+            // The thread has ended only when no process is left.
+            let _ = commands.send(command);
+        }
+    }
+
     fn join(&mut self) {
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the launcher's thread panicked");
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
     }
 }
 
 impl Drop for Launcher {
     fn drop(&mut self) {
-        self.kill();
+        // A launcher that is gone kills its workers.
+        self.commands = None;
         self.join();
     }
 }
 
-struct Worker {
-    slot: u32,
-    child: Child,
-    /// Held open for as long as the coordinator lives; the worker ends when it closes.
-    _stdin: Option<ChildStdin>,
-    log: PathBuf,
-    ended: bool,
+/// How far the ending of the workers has come.
+enum Phase {
+    Working,
+    Ending { ask_at: Instant, kill_at: Instant },
+    Asked { kill_at: Instant },
+    Killed,
 }
 
-struct Workers(Vec<Worker>);
-
-impl Workers {
-    fn start(launch: &Launch) -> std::io::Result<Self> {
-        let mut workers = Self(Vec::new());
-        for slot in 0..launch.workers {
-            workers.0.push(start(launch, slot)?);
+fn watch(mut processes: Vec<Process>, orders: &Receiver<Command>, on_exit: impl Fn(Exit)) {
+    let mut phase = Phase::Working;
+    loop {
+        processes.retain_mut(|process| match process.reap() {
+            None => true,
+            Some((status, last_words)) => {
+                on_exit(Exit { slot: process.slot, status: describe(status), last_words });
+                false
+            }
+        });
+        if processes.is_empty() && !matches!(phase, Phase::Working) {
+            return;
         }
-        Ok(workers)
-    }
-
-    fn watch(mut self, orders: &Receiver<Order>, exits: &UnboundedSender<Exited>) {
-        let mut finish: Option<(Instant, bool)> = None;
-        loop {
-            self.reap(exits);
-            let all_ended = self.0.iter().all(|worker| worker.ended);
-            if let Some((deadline, terminated)) = finish {
-                if all_ended {
-                    return;
-                }
-                if Instant::now() >= deadline {
-                    self.signal(if terminated { Signal::KILL } else { Signal::TERM });
-                    finish = Some((Instant::now() + TERMINATE_GRACE, true));
+        let now = Instant::now();
+        match orders.recv_timeout(LOOK) {
+            Ok(Command::Stop { by_themselves, asked }) => {
+                if matches!(phase, Phase::Working) {
+                    phase = Phase::Ending { ask_at: now + by_themselves, kill_at: now + by_themselves + asked };
                 }
             }
-            match orders.recv_timeout(POLL) {
-                Ok(Order::Kill) => {
-                    self.signal(Signal::KILL);
-                    finish.get_or_insert((Instant::now(), true));
-                }
-                Ok(Order::Finish(grace)) => {
-                    finish.get_or_insert((Instant::now() + grace, false));
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    finish.get_or_insert((Instant::now(), true));
-                }
+            Ok(Command::Kill) => phase = kill(&processes),
+            Err(RecvTimeoutError::Disconnected) => {
+                phase = kill(&processes);
+                // A channel without a sender no longer waits.
+                std::thread::sleep(LOOK);
             }
+            Err(RecvTimeoutError::Timeout) => {}
         }
-    }
-
-    fn reap(&mut self, exits: &UnboundedSender<Exited>) {
-        for worker in self.0.iter_mut().filter(|worker| !worker.ended) {
-            match worker.child.try_wait() {
-                Ok(None) => {}
-                Ok(Some(status)) => {
-                    worker.ended = true;
-                    let exited =
-                        Exited { slot: worker.slot, status: in_words(status), last_words: last_line(&worker.log) };
-                    // Nobody listens any more once the job is over.
-                    let _ = exits.send(exited);
-                }
-                Err(error) => {
-                    tracing::error!(slot = worker.slot, %error, "cannot wait for a worker");
-                    worker.ended = true;
-                }
+        phase = match phase {
+            Phase::Ending { ask_at, kill_at } if now >= ask_at => {
+                signal(&processes, Signal::TERM);
+                Phase::Asked { kill_at }
             }
-        }
-    }
-
-    fn signal(&self, signal: Signal) {
-        for worker in self.0.iter().filter(|worker| !worker.ended) {
-            // Each worker leads a group of its own; it is not reaped yet, so its number cannot be another's.
-            let group = Pid::from_child(&worker.child);
-            if let Err(error) = kill_process_group(group, signal) {
-                tracing::debug!(slot = worker.slot, %error, "the worker is gone already");
-            }
-        }
+            Phase::Asked { kill_at } if now >= kill_at => kill(&processes),
+            other => other,
+        };
     }
 }
 
-impl Drop for Workers {
-    fn drop(&mut self) {
-        self.signal(Signal::KILL);
-        for worker in self.0.iter_mut().filter(|worker| !worker.ended) {
-            // It was just killed: the wait is short, and its result of no interest.
-            let _ = worker.child.wait();
-        }
+fn kill(processes: &[Process]) -> Phase {
+    signal(processes, Signal::KILL);
+    Phase::Killed
+}
+
+fn signal(processes: &[Process], signal: Signal) {
+    for process in processes {
+        process.signal(signal);
     }
-}
-
-fn start(launch: &Launch, slot: u32) -> std::io::Result<Worker> {
-    let path = launch.run_directory.join(run_directory::LOGS).join(format!("worker-{slot}.log"));
-    let log = File::options().create(true).append(true).open(&path)?;
-    let mut child = Command::new(&launch.binary)
-        .args(["work", "--coordinator", &launch.coordinator, "--job", &launch.job])
-        .args(["--slot", &slot.to_string(), "--threads", &launch.threads.to_string()])
-        .env(environment::LAUNCH_TOKEN, &launch.token)
-        .env("OMP_NUM_THREADS", launch.threads.to_string())
-        // A group of its own, so that a terminal's Ctrl-C reaches the coordinator alone, which then stops the workers.
-        .process_group(0)
-        .stdin(Stdio::piped())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn()?;
-    let stdin = child.stdin.take();
-    Ok(Worker { slot, child, _stdin: stdin, log: path, ended: false })
-}
-
-fn in_words(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("with exit status {code}"),
-        (None, Some(signal)) => format!("by signal {signal}"),
-        (None, None) => "for an unknown reason".into(),
-    }
-}
-
-/// The last line of a log, from its last few kilobytes.
-fn last_line(path: &Path) -> Option<String> {
-    use std::io::{Read, Seek, SeekFrom};
-    let mut file = File::open(path).ok()?;
-    let length = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(4096))).ok()?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).ok()?;
-    let text = String::from_utf8_lossy(&bytes);
-    text.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_owned)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
-    fn launch(directory: &Path, body: &str, workers: u32) -> Launch {
-        let binary = directory.join("worker");
-        std::fs::write(&binary, format!("#!/bin/sh\n{body}\n")).unwrap();
-        std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(0o755)).unwrap();
-        std::fs::create_dir_all(directory.join("logs")).unwrap();
-        Launch {
-            binary,
-            coordinator: "http://127.0.0.1:1".into(),
-            job: "j".into(),
-            token: "t".into(),
+    use super::super::process::tests::script;
+    use super::*;
+    use std::path::Path;
+    use std::sync::mpsc;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn launch(run: &Path, workers: u32, body: &str) -> (Launcher, mpsc::Receiver<Exit>) {
+        std::fs::create_dir_all(run.join("logs")).unwrap();
+        let (exits, ended) = mpsc::channel();
+        let plan = LaunchPlan {
+            binary: WorkerBinary::at(script(run, "worker", body)),
             workers,
-            threads: 1,
-            run_directory: directory.to_owned(),
+            coordinator: "http://127.0.0.1:9".into(),
+            job: "j1".into(),
+            token: "secret".into(),
+            threads: 3,
+            run_directory: run.to_owned(),
+        };
+        let launcher = Launcher::start(plan, move |exit| {
+            let _ = exits.send(exit);
+        });
+        (launcher.unwrap(), ended)
+    }
+
+    fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !holds() {
+            assert!(start.elapsed() < PATIENCE, "waited for {what}");
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    fn runs(id: &str) -> bool {
-        let status = std::fs::read_to_string(format!("/proc/{}/stat", id.trim())).unwrap_or_default();
-        !status.is_empty() && !status.contains(") Z")
+    fn numbers(path: &Path) -> Vec<String> {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    /// Whether a process runs; one that has ended but was not reaped by its new parent yet does not.
+    fn is_alive(number: &str) -> bool {
+        std::fs::read_to_string(format!("/proc/{number}/stat"))
+            .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim().starts_with(['Z', 'X']))
     }
 
     #[test]
-    fn exits_are_reported_with_status_and_last_words() {
-        let directory = tempfile::tempdir().unwrap();
-        let (sender, mut exits) = tokio::sync::mpsc::unbounded_channel();
-        let launcher =
-            Launcher::start(launch(directory.path(), "echo first; echo last >&2; exit 3", 1), sender).unwrap();
-        let exited = exits.blocking_recv().unwrap();
-        assert_eq!(exited.status, "with exit status 3");
-        assert_eq!(exited.last_words.as_deref(), Some("last"));
-        launcher.finish(Duration::ZERO);
+    fn workers_get_their_orders_and_their_ends_are_reported_with_their_last_words() {
+        let run = tempfile::tempdir().unwrap();
+        let body = r#"echo "$*"; echo "token $MEDLEY_LAUNCH_TOKEN" >&2; echo "last words of $7"; test "$7" = 0 && kill -9 $$; exit 3"#;
+        let (launcher, ended) = launch(run.path(), 2, body);
+        let mut exits: Vec<Exit> = (0..2).map(|_| ended.recv_timeout(PATIENCE).unwrap()).collect();
+        exits.sort_by_key(|exit| exit.slot);
+        assert!(exits[0].status.starts_with("by signal 9"), "{exits:?}");
+        assert_eq!(exits[1].status, "with exit status 3");
+        assert_eq!(exits[1].last_words.as_deref(), Some("last words of 1"));
+        let log = std::fs::read_to_string(run.path().join("logs/worker-1.log")).unwrap();
+        let orders = "work --coordinator http://127.0.0.1:9 --job j1 --slot 1 --threads 3";
+        assert_eq!(log.lines().collect::<Vec<_>>(), [orders, "token secret", "last words of 1"]);
+        launcher.stop(Duration::ZERO, Duration::ZERO);
     }
 
     #[test]
-    fn nothing_outlives_the_launcher_not_even_what_ignores_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let body = "trap '' TERM INT; echo $$ > pid-$7; sleep 600 & wait";
-        let mut launch = launch(directory.path(), body, 2);
-        launch.binary = launch.binary.canonicalize().unwrap();
-        let here = directory.path().display().to_string();
-        std::fs::write(&launch.binary, format!("#!/bin/sh\ncd {here}\n{body}\n")).unwrap();
-        let (sender, _exits) = tokio::sync::mpsc::unbounded_channel();
-        let launcher = Launcher::start(launch, sender).unwrap();
-        let ids: Vec<String> = (0..2)
-            .map(|slot| {
-                let path = directory.path().join(format!("pid-{slot}"));
-                let deadline = Instant::now() + Duration::from_secs(20);
-                loop {
-                    match std::fs::read_to_string(&path) {
-                        Ok(id) if id.ends_with('\n') => return id,
-                        _ => assert!(Instant::now() < deadline, "the worker never wrote its id"),
-                    }
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-            })
-            .collect();
+    fn dropping_the_launcher_leaves_no_process_and_no_child_of_one() {
+        let run = tempfile::tempdir().unwrap();
+        let started = run.path().join("started");
+        let body = format!("trap '' TERM; sleep 600 & echo $$ $! >> {}; wait; sleep 600", started.display());
+        let (launcher, _ended) = launch(run.path(), 2, &body);
+        wait_for("four processes", || numbers(&started).len() == 4);
+        let processes = numbers(&started);
+        assert!(processes.iter().all(|number| is_alive(number)));
         drop(launcher);
-        assert!(!ids.iter().any(|id| runs(id)));
+        wait_for("their end", || !processes.iter().any(|number| is_alive(number)));
+    }
+
+    #[test]
+    fn a_worker_that_ends_leaves_no_child_either() {
+        let run = tempfile::tempdir().unwrap();
+        let started = run.path().join("started");
+        let body = format!("sleep 600 & echo $! > {}", started.display());
+        let (_launcher, ended) = launch(run.path(), 1, &body);
+        ended.recv_timeout(PATIENCE).unwrap();
+        let child = numbers(&started);
+        wait_for("the child's end", || !is_alive(&child[0]));
+    }
+
+    #[test]
+    fn stopping_lets_asks_and_then_kills() {
+        for (body, expected) in [
+            ("exec sleep 0.1", "with exit status 0"),
+            ("trap 'exit 7' TERM; while :; do sleep 0.05; done", "with exit status 7"),
+            ("trap '' TERM; while :; do sleep 0.05; done", "by signal 9"),
+        ] {
+            let run = tempfile::tempdir().unwrap();
+            let started = run.path().join("started");
+            let announced = body.replacen("; while", &format!("; echo > {}; while", started.display()), 1);
+            let (launcher, ended) = launch(run.path(), 1, &announced);
+            if announced != body {
+                wait_for("the trap", || started.exists());
+            }
+            launcher.stop(Duration::from_millis(400), Duration::from_millis(400));
+            let exit = ended.try_recv().unwrap();
+            assert!(exit.status.starts_with(expected), "{body}: {exit:?}");
+        }
+    }
+
+    #[test]
+    fn the_workers_input_stays_open_while_the_job_lives() {
+        let run = tempfile::tempdir().unwrap();
+        let (launcher, ended) = launch(run.path(), 1, "cat; echo the coordinator is gone");
+        assert!(ended.recv_timeout(Duration::from_millis(100)).is_err());
+        launcher.kill();
+        assert!(ended.recv_timeout(PATIENCE).unwrap().status.starts_with("by signal 9"));
+    }
+
+    #[test]
+    fn a_worker_that_cannot_be_started_is_an_error() {
+        let run = tempfile::tempdir().unwrap();
+        let plan = LaunchPlan {
+            binary: WorkerBinary::at(run.path().join("nothing")),
+            workers: 1,
+            coordinator: String::new(),
+            job: String::new(),
+            token: String::new(),
+            threads: 1,
+            run_directory: run.path().to_owned(),
+        };
+        let error = Launcher::start(plan, |_| {}).unwrap_err().to_string();
+        assert!(error.contains("cannot start worker 0"), "{error}");
     }
 }

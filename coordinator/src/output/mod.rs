@@ -1,7 +1,7 @@
 //! What a run leaves and shows.
 //!
 //! Read in this order:
-//! 1. [`directory`]: the run directory, made so that bad input leaves nothing behind.
+//! 1. (the run directory itself is made by [`job`](crate::job), whole or not at all)
 //! 2. [`event_log`]: `events.jsonl`, written as things happen; [`read`]: a run directory read back.
 //! 3. [`history`]: what the events say, folded: the series, the totals, the results.
 //! 4. [`summary`]: `summary.json`, made of a history.
@@ -12,7 +12,6 @@
 //! Invariants: nothing here decides anything about a job; a disk that fails here is reported once and never ends
 //! training; standard output carries results only, everything else goes to standard error.
 
-pub mod directory;
 pub mod event_log;
 pub mod history;
 pub mod plots;

@@ -1,51 +1,38 @@
-//! Between the wire's messages and the cluster's.
+//! Wire messages into what the cluster is told, and back.
 
-use crate::cluster::{Assignment, Event, Report, Slot};
+use crate::cluster::{self, Report};
 use medley_common::manifest::ManifestFile;
 use medley_common::proto;
-use medley_common::proto::coordinator_message::Body as Order;
-use medley_common::proto::worker_message::Body;
 use medley_common::summary::{Estimate, Evaluation};
+use proto::worker_message::Body;
 
-/// What the cluster is told when a worker has opened its session.
-pub fn joined(request: &proto::JoinRequest) -> Event {
-    Event::Joined {
-        slot: request.slot,
-        process_id: request.process_id,
-        address: request.data_address.clone(),
-        device: request.device.clone(),
-    }
-}
-
-/// What a worker says; `None` for a message that this version does not know.
-pub fn reported(slot: Slot, message: proto::WorkerMessage) -> Option<Event> {
-    let report = match message.body? {
+/// What a worker's message says; `None` for an empty one, which a newer worker may send.
+pub fn report(body: Option<Body>) -> Option<Report> {
+    Some(match body? {
         Body::Heartbeat(_) => Report::Heartbeat,
         Body::Ready(ready) => Report::Ready(ready),
-        Body::Steps(steps) => Report::Steps(steps.steps),
-        Body::Evaluation(evaluation) => Report::Evaluated(evaluated(evaluation)),
+        Body::Steps(report) => Report::Steps(report.steps),
+        Body::Evaluation(evaluation) => Report::Evaluated(self::evaluation(evaluation)),
         Body::Shards(shards) => Report::ShardsWritten {
             step: shards.step,
             staging: shards.staging,
-            files: shards.files.into_iter().map(file).collect(),
+            files: shards
+                .files
+                .into_iter()
+                .map(|file| ManifestFile { name: file.name, bytes: file.bytes, sha256: file.sha256 })
+                .collect(),
             state: shards.state,
         },
         Body::Completed(completed) => Report::Completed(completed),
         Body::Failed(failed) => Report::Failed {
-            message: failed.message,
+            message: one_line(&failed.message),
             bad_input: failed.bad_input,
             because_of_rank: u32::try_from(failed.because_of_rank).ok(),
         },
-    };
-    Some(Event::Reported { slot, generation: message.generation, report })
+    })
 }
 
-fn file(file: proto::ShardFile) -> ManifestFile {
-    ManifestFile { name: file.name, bytes: file.bytes, sha256: file.sha256 }
-}
-
-fn evaluated(evaluation: proto::Evaluation) -> Evaluation {
-    let metric = |metric: proto::Metric| (metric.name, Estimate { mean: metric.mean, half_width: metric.half_width });
+fn evaluation(evaluation: proto::Evaluation) -> Evaluation {
     Evaluation {
         subject: evaluation.subject,
         step: evaluation.step,
@@ -53,48 +40,61 @@ fn evaluated(evaluation: proto::Evaluation) -> Evaluation {
         protocol: evaluation.protocol,
         candidates_hash: Some(evaluation.candidates_hash).filter(|hash| !hash.is_empty()),
         users: evaluation.users,
-        metrics: evaluation.metrics.into_iter().map(metric).collect(),
+        metrics: evaluation
+            .metrics
+            .into_iter()
+            .map(|metric| {
+                let estimate = Estimate { mean: metric.mean, half_width: metric.half_width };
+                (metric.name, estimate)
+            })
+            .collect(),
     }
 }
 
-/// What all workers of a job are told alike.
-#[derive(Debug, Clone)]
-pub struct JobTerms {
-    /// The job.
-    pub job: String,
-    /// The resolved configuration, as TOML.
-    pub config: String,
-    /// The run directory.
-    pub run_directory: String,
-    /// The secret of the generation's data plane.
-    pub secret: Vec<u8>,
+/// Messages for people are one line.
+fn one_line(message: &str) -> String {
+    let lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
+    match lines.collect::<Vec<_>>().join("; ") {
+        empty if empty.is_empty() => "it gave no reason".into(),
+        line => line,
+    }
 }
 
-/// An assignment as it goes to a worker.
-pub fn assignment(assignment: Assignment, terms: &JobTerms) -> proto::CoordinatorMessage {
-    let members = assignment.members.into_iter().map(|member| proto::Member {
+/// An assignment as a worker receives it. `job` is the part that is the same for all.
+pub fn assignment(assignment: &cluster::Assignment, job: &proto::Assignment) -> proto::CoordinatorMessage {
+    let members = assignment.members.iter().map(|member| proto::Member {
         rank: member.rank,
-        address: member.address,
-        peers: member.peers,
+        address: member.address.clone(),
+        peers: member.peers.clone(),
     });
-    let order = Order::Assignment(proto::Assignment {
-        job: terms.job.clone(),
+    let assigned = proto::Assignment {
         rank: assignment.rank,
         members: members.collect(),
-        config: terms.config.clone(),
-        run_directory: terms.run_directory.clone(),
-        secret: terms.secret.clone(),
-        checkpoint: assignment.checkpoint.unwrap_or_default(),
-    });
-    proto::CoordinatorMessage { generation: assignment.generation, body: Some(order) }
+        checkpoint: assignment.checkpoint.clone().unwrap_or_default(),
+        ..job.clone()
+    };
+    proto::CoordinatorMessage {
+        generation: assignment.generation,
+        body: Some(proto::coordinator_message::Body::Assignment(assigned)),
+    }
 }
 
-/// A request to stop.
-pub fn stop(generation: u64, reason: String) -> proto::CoordinatorMessage {
-    proto::CoordinatorMessage { generation, body: Some(Order::Stop(proto::Stop { reason })) }
-}
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
 
-/// A release.
-pub fn release(generation: u64) -> proto::CoordinatorMessage {
-    proto::CoordinatorMessage { generation, body: Some(Order::Release(proto::Release {})) }
+    use super::*;
+
+    #[test]
+    fn failures_become_one_line_and_minus_one_blames_nobody() {
+        let failed = |message: &str, because_of_rank| {
+            report(Some(Body::Failed(proto::Failed { message: message.into(), bad_input: false, because_of_rank })))
+                .unwrap()
+        };
+        let Report::Failed { message, because_of_rank, .. } = failed("panicked\n  at the disco\n", -1) else {
+            panic!("not a failure");
+        };
+        assert_eq!((message.as_str(), because_of_rank), ("panicked; at the disco", None));
+        assert!(matches!(failed("", 2), Report::Failed { because_of_rank: Some(2), .. }));
+    }
 }

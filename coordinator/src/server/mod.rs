@@ -1,8 +1,17 @@
-//! The gRPC side of the coordinator: lets workers in, and carries messages between their sessions and the job.
+//! The coordinator's gRPC service: who may join, and how messages reach the cluster and the workers.
 //!
-//! Decides nothing about the job: what comes in goes to it as [`Incoming`], in the order in which each worker sent it.
+//! 1. [`Listener`] and [`Server`] in `serve`: the listening socket, its life and its limits.
+//! 2. `service`: joining and sessions.
+//! 3. `sessions`: who has joined, and the way to each worker.
+//! 4. `convert`: wire messages into what the cluster is told, and back.
+//!
+//! Invariants: nothing is decided here but who may join; a worker that does not read what it is sent loses its
+//! session and holds nobody up.
 
-pub mod convert;
+mod convert;
+mod serve;
 mod service;
+mod sessions;
 
-pub use service::{Incoming, Outgoing, Server, ServerError};
+pub use serve::{Listener, Server, ServerError};
+pub use sessions::Admission;

@@ -1,211 +1,151 @@
-//! The service of `medley.proto`.
+//! Joining and sessions.
 
 use super::convert;
-use crate::cluster::{Event, Slot, worker_name};
-use medley_common::VERSION;
-use medley_common::proto::coordinator_server::{Coordinator, CoordinatorServer};
-use medley_common::proto::{CoordinatorMessage, JoinReply, JoinRequest, WorkerMessage};
-use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use super::sessions::{Admission, Outgoing, Sessions};
+use crate::cluster::{Event, Slot};
+use crate::random;
+use medley_common::{VERSION, proto};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-/// Largest message of a worker, in bytes.
-const MAX_MESSAGE_BYTES: usize = 16 << 20;
+/// How long a new session may take to say whose it is.
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 
-/// Orders that may wait for a worker.
-const QUEUE: usize = 64;
-
-/// Messages of all workers that may wait for the job; beyond it, gRPC holds the senders back.
-const INCOMING: usize = 4096;
-
-/// What the sessions tell the job.
+/// The service of one job.
 #[derive(Debug)]
-pub enum Incoming {
-    /// A worker joined and opened its session.
-    Opened {
-        /// What the cluster is told.
-        event: Event,
-        /// Its place.
-        slot: Slot,
-        /// The way to it.
-        outgoing: Outgoing,
-    },
-    /// Anything else.
-    Event(Event),
-}
-
-/// The way to a worker.
-pub type Outgoing = mpsc::Sender<Result<CoordinatorMessage, Status>>;
-
-/// Why there is no server.
-#[derive(Debug, thiserror::Error)]
-pub enum ServerError {
-    /// The address cannot be had.
-    #[error("launch.listen: cannot listen on {address}: {source}; choose a free port, or port 0 for any")]
-    Listen {
-        /// The address asked for.
-        address: String,
-        /// Why.
-        source: std::io::Error,
-    },
-}
-
-/// A listening server; it ends when dropped.
-#[derive(Debug)]
-pub struct Server {
-    address: SocketAddr,
-    task: tokio::task::JoinHandle<()>,
-}
-
-struct Service {
-    job: String,
-    token: String,
-    heartbeat: Duration,
-    workers: u32,
-    joined: Arc<Mutex<HashMap<String, JoinRequest>>>,
-    incoming: mpsc::Sender<Incoming>,
-}
-
-impl Server {
-    /// Listens, and lets in workers that know job and token.
-    ///
-    /// # Errors
-    /// When the address cannot be had.
-    pub async fn start(
-        address: &str,
-        job: &str,
-        token: &str,
-        workers: u32,
-        heartbeat: Duration,
-    ) -> Result<(Self, mpsc::Receiver<Incoming>), ServerError> {
-        let listen = |source| ServerError::Listen { address: address.to_owned(), source };
-        let listener = TcpListener::bind(address).await.map_err(listen)?;
-        let bound = listener.local_addr().map_err(listen)?;
-        let (incoming, events) = mpsc::channel(INCOMING);
-        let service =
-            Service { job: job.into(), token: token.into(), heartbeat, workers, joined: Arc::default(), incoming };
-        let service = CoordinatorServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let serving = tonic::transport::Server::builder()
-            .tcp_nodelay(true)
-            .add_service(service)
-            .serve_with_incoming(TcpListenerStream::new(listener));
-        let task = tokio::spawn(async move {
-            if let Err(error) = serving.await {
-                tracing::error!(%error, "the coordinator's server ended");
-            }
-        });
-        Ok((Self { address: bound, task }, events))
-    }
-
-    /// Where workers reach it.
-    pub fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+pub struct Service {
+    pub admission: Admission,
+    pub sessions: Arc<Sessions>,
+    pub events: mpsc::Sender<Event>,
+    /// True once the server shuts down.
+    pub closing: watch::Receiver<bool>,
 }
 
 #[tonic::async_trait]
-impl Coordinator for Service {
-    type SessionStream = ReceiverStream<Result<CoordinatorMessage, Status>>;
-
-    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
-        let from = request.remote_addr();
+impl proto::coordinator_server::Coordinator for Service {
+    async fn join(&self, request: Request<proto::JoinRequest>) -> Result<Response<proto::JoinReply>, Status> {
         let request = request.into_inner();
-        if let Err(status) = self.admit(&request) {
-            tracing::warn!(from = ?from, reason = status.message(), "refused a worker");
-            return Err(status);
-        }
-        let worker = worker_name(request.slot);
-        let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
-        if joined.contains_key(&worker) {
-            return Err(Status::already_exists(format!("slot {} has a worker already", request.slot)));
-        }
-        joined.insert(worker.clone(), request);
-        let heartbeat_ms = u64::try_from(self.heartbeat.as_millis()).unwrap_or(u64::MAX);
-        Ok(Response::new(JoinReply { worker, heartbeat_ms }))
+        self.admit(&request)?;
+        let random = random::hex(16).map_err(|error| Status::internal(error.to_string()))?;
+        // Not to be guessed: whoever knows it may speak for the worker.
+        let worker = format!("worker-{}-{random}", request.slot);
+        self.sessions.join(&worker, request)?;
+        let heartbeat_ms = u64::try_from(self.admission.heartbeat.as_millis()).unwrap_or(u64::MAX);
+        Ok(Response::new(proto::JoinReply { worker, heartbeat_ms }))
     }
+
+    type SessionStream = ReceiverStream<Outgoing>;
 
     async fn session(
         &self,
-        request: Request<Streaming<WorkerMessage>>,
+        request: Request<Streaming<proto::WorkerMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let mut messages = request.into_inner();
-        let first = messages.next().await.ok_or_else(|| Status::invalid_argument("the session is empty"))??;
-        let request = {
-            let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
-            joined.get(&first.worker).cloned()
+        let mut incoming = request.into_inner();
+        let first = tokio::time::timeout(FIRST_MESSAGE, incoming.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("the first message did not come"))??;
+        let is_heartbeat =
+            |message: &proto::WorkerMessage| matches!(message.body, Some(proto::worker_message::Body::Heartbeat(_)));
+        let first = first
+            .filter(is_heartbeat)
+            .ok_or_else(|| Status::failed_precondition("the first message of a session must be a heartbeat"))?;
+        let (slot, joined, outgoing) = self.sessions.open(&first.worker)?;
+        let reader = Reader {
+            slot,
+            worker: first.worker,
+            sessions: Arc::clone(&self.sessions),
+            events: self.events.clone(),
+            closing: self.closing.clone(),
         };
-        let Some(request) = request else {
-            return Err(Status::permission_denied("join before opening a session"));
-        };
-        let (outgoing, orders) = mpsc::channel(QUEUE);
-        let slot = request.slot;
-        let opened = Incoming::Opened { event: convert::joined(&request), slot, outgoing };
-        let ended = |_| Status::unavailable("the job has ended");
-        self.incoming.send(opened).await.map_err(ended)?;
-        tokio::spawn(listen(messages, first, slot, self.incoming.clone()));
-        Ok(Response::new(ReceiverStream::new(orders)))
+        tokio::spawn(reader.run(joined, incoming));
+        Ok(Response::new(ReceiverStream::new(outgoing)))
     }
 }
 
 impl Service {
-    fn admit(&self, request: &JoinRequest) -> Result<(), Status> {
-        if !same(&request.token, &self.token) {
-            return Err(Status::permission_denied("the launch token is wrong: this coordinator did not start you"));
+    #[allow(clippy::result_large_err, reason = "tonic's error type")]
+    fn admit(&self, request: &proto::JoinRequest) -> Result<(), Status> {
+        let admission = &self.admission;
+        if !is_equal(request.token.as_bytes(), admission.token.as_bytes()) {
+            return Err(Status::permission_denied(
+                "the token is not the one that this job's launcher gave to its workers",
+            ));
         }
         if request.version != VERSION {
             return Err(Status::failed_precondition(format!(
-                "the worker is version {}, the coordinator {VERSION}; build both from the same source",
+                "the worker is version {}, the coordinator is {VERSION}; build both from one checkout",
                 request.version
             )));
         }
-        if request.job != self.job {
-            return Err(Status::not_found(format!("there is no job {} here", request.job)));
+        if request.job != admission.job {
+            return Err(Status::not_found(format!("this coordinator runs job {}, not {}", admission.job, request.job)));
         }
-        if request.slot >= self.workers {
-            return Err(Status::out_of_range(format!("there are {} slots, counted from 0", self.workers)));
+        if request.slot >= admission.workers {
+            return Err(Status::invalid_argument(format!(
+                "slot {} is beyond this job's {} workers",
+                request.slot, admission.workers
+            )));
         }
         Ok(())
     }
 }
 
-/// Compares secrets in a time that does not tell where they differ.
-fn same(left: &str, right: &str) -> bool {
-    let differences = left.bytes().zip(right.bytes()).fold(0, |sum, (left, right)| sum | (left ^ right));
-    left.len() == right.len() && differences == 0
+/// Compares all bytes whatever they are, so that the time taken does not tell how many were right.
+fn is_equal(one: &[u8], other: &[u8]) -> bool {
+    let differing = one.iter().zip(other).fold(0, |differing, (a, b)| differing | (a ^ b));
+    one.len() == other.len() && differing == 0
 }
 
-async fn listen(
-    mut messages: Streaming<WorkerMessage>,
-    first: WorkerMessage,
+/// Passes a worker's messages on until its session ends.
+struct Reader {
     slot: Slot,
-    incoming: mpsc::Sender<Incoming>,
-) {
-    let mut next = Some(first);
-    let reason = loop {
-        if let Some(message) = next.take()
-            && let Some(event) = convert::reported(slot, message)
-            && incoming.send(Incoming::Event(event)).await.is_err()
-        {
-            return;
+    worker: String,
+    sessions: Arc<Sessions>,
+    events: mpsc::Sender<Event>,
+    closing: watch::Receiver<bool>,
+}
+
+impl Reader {
+    async fn run(mut self, joined: Event, mut incoming: Streaming<proto::WorkerMessage>) {
+        let mut closing = self.closing.clone();
+        let reason = tokio::select! {
+            reason = self.pass_on(joined, &mut incoming) => reason,
+            _ = closing.wait_for(|closing| *closing) => None,
+        };
+        self.sessions.close(self.slot, &self.worker);
+        if let Some(reason) = reason {
+            let slot = self.slot;
+            // Nobody listens any more once the job has ended.
+            let _ = self.events.send(Event::SessionLost { slot, reason }).await;
         }
-        match messages.next().await {
-            Some(Ok(message)) => next = Some(message),
-            Some(Err(status)) => break status.message().to_owned(),
-            None => break "it closed its session".to_owned(),
+    }
+
+    /// Why the session ended; `None` where the job did.
+    async fn pass_on(&mut self, joined: Event, incoming: &mut Streaming<proto::WorkerMessage>) -> Option<String> {
+        self.events.send(joined).await.ok()?;
+        loop {
+            let message = match incoming.message().await {
+                Ok(Some(message)) => message,
+                Ok(None) => return Some("the worker closed it".into()),
+                Err(status) => return Some(describe(&status)),
+            };
+            if message.worker != self.worker {
+                return Some("it carried a message in another worker's name".into());
+            }
+            if let Some(report) = convert::report(message.body) {
+                let event = Event::Reported { slot: self.slot, generation: message.generation, report };
+                self.events.send(event).await.ok()?;
+            }
         }
-    };
-    // A job that has ended has nobody left to tell.
-    let _ = incoming.send(Incoming::Event(Event::SessionLost { slot, reason })).await;
+    }
+}
+
+fn describe(status: &Status) -> String {
+    match status.message().lines().next() {
+        Some(line) if !line.is_empty() => format!("the connection failed: {line}"),
+        _ => format!("the connection failed: {}", status.code()),
+    }
 }

@@ -1,0 +1,121 @@
+//! How a job ends: the outcomes, and what is done on the way to them.
+
+use super::machine::{Cluster, State, Stopping, Worker};
+use super::messages::{Action, Outcome, Slot, worker_log, worker_name};
+use super::verdict::Verdict;
+use medley_common::events::Event as JobEvent;
+use medley_common::exit;
+
+const FAILED: &str = "failed";
+const STOPPED: &str = "stopped";
+
+impl Cluster {
+    pub(super) fn fail_to_join(&mut self, actions: &mut Vec<Action>) {
+        let missing: Vec<Slot> = (0..self.settings.workers).filter(|slot| !self.workers.contains_key(slot)).collect();
+        let message = format!(
+            "{} did not join within {} ms (launch.join_ms); {} says what held it up",
+            name_slots(&missing),
+            self.settings.join.as_millis(),
+            worker_log(missing.first().copied().unwrap_or(0)),
+        );
+        self.fail(message, exit::FAILURE, actions);
+    }
+
+    pub(super) fn fail_to_meet(&mut self, actions: &mut Vec<Action>) {
+        let late = self.name_workers(|worker| worker.ready.is_none());
+        let message = format!(
+            "{late} did not read the data and meet the others within {} ms (launch.join_ms)",
+            self.settings.join.as_millis()
+        );
+        self.fail(message, exit::FAILURE, actions);
+    }
+
+    pub(super) fn fail_to_stop(&mut self, actions: &mut Vec<Action>) {
+        let late = self.name_workers(|worker| worker.completed.is_none());
+        let message = format!("{late} did not stop within {} ms", self.settings.stop.as_millis());
+        self.fail(message, exit::FAILURE, actions);
+    }
+
+    fn name_workers(&self, which: impl Fn(&Worker) -> bool) -> String {
+        let slots: Vec<Slot> = self.workers.iter().filter(|(_, worker)| which(worker)).map(|(slot, _)| *slot).collect();
+        name_slots(&slots)
+    }
+
+    /// Ends the job with a failure whose cause is known.
+    pub(super) fn fail(&mut self, message: String, exit_code: i32, actions: &mut Vec<Action>) {
+        let verdict = Verdict { slot: None, reason: message.clone(), message, exit_code };
+        self.settle_failed(verdict, actions);
+    }
+
+    pub(super) fn settle_failed(&mut self, verdict: Verdict, actions: &mut Vec<Action>) {
+        if let State::Stopping(Stopping::Settling { outcome, .. }) = &self.state
+            && outcome.outcome == FAILED
+        {
+            // The first error is the one that a person must see; the others are kept as warnings.
+            let message = verdict.message;
+            actions.push(Action::Record(JobEvent::Warning { message }));
+            return;
+        }
+        if let Some(slot) = verdict.slot {
+            actions.push(Action::Record(JobEvent::WorkerLost { worker: worker_name(slot), reason: verdict.reason }));
+        }
+        actions.push(Action::KillAll);
+        self.settle(FAILED, verdict.message, verdict.exit_code, actions);
+    }
+
+    /// Stops without waiting for the workers: there is nothing to save, or nobody wants it.
+    pub(super) fn settle_stopped(&mut self, reason: &str, actions: &mut Vec<Action>) {
+        actions.push(Action::KillAll);
+        let message = match self.checkpoint {
+            Some(step) => format!("stopped ({reason}); --resume goes on from step {step}"),
+            None => format!("stopped ({reason}) before there was a checkpoint"),
+        };
+        self.settle(STOPPED, message, exit::INTERRUPTED, actions);
+    }
+
+    pub(super) fn settle_completed(&mut self, actions: &mut Vec<Action>) {
+        for step in self.shards.incomplete() {
+            let message = format!("not all workers wrote their part of the checkpoint of step {step}");
+            actions.push(Action::Record(JobEvent::Warning { message }));
+        }
+        self.release_all(actions);
+        let reported = self.workers.values().filter_map(|worker| worker.completed.as_ref());
+        let step = self.steps.committed();
+        let has_reason = |reason| reported.clone().any(|completed| completed.reason == reason);
+        let stop_reason = match &self.state {
+            State::Stopping(Stopping::Asked { reason, .. }) => reason.as_str(),
+            _ => "by a worker",
+        };
+        let (outcome, message, exit_code) = if has_reason("stopped") {
+            let message = format!("stopped ({stop_reason}) after step {step}; --resume goes on from there");
+            (STOPPED, message, exit::INTERRUPTED)
+        } else if has_reason("early-stopping") {
+            let message = format!("stopped early after step {step}: validation no longer improved");
+            ("early-stopping", message, exit::SUCCESS)
+        } else {
+            ("completed", format!("completed after step {step}"), exit::SUCCESS)
+        };
+        self.settle(outcome, message, exit_code, actions);
+    }
+
+    fn release_all(&self, actions: &mut Vec<Action>) {
+        let with_session = self.workers.iter().filter(|(_, worker)| worker.has_session);
+        actions.extend(with_session.map(|(slot, worker)| Action::Release {
+            slot: *slot,
+            generation: worker.rank.map_or(0, |_| self.settings.generation),
+        }));
+    }
+
+    fn settle(&mut self, outcome: &str, message: String, exit_code: i32, actions: &mut Vec<Action>) {
+        actions.extend(self.unlogged.take().map(|step| Action::Record(JobEvent::Step(step))));
+        let outcome = Outcome { outcome: outcome.into(), message, exit_code, step: self.steps.committed() };
+        let until = self.now + self.settings.stop;
+        self.state = State::Stopping(Stopping::Settling { outcome, until });
+    }
+}
+
+fn name_slots(slots: &[Slot]) -> String {
+    let numbers: Vec<String> = slots.iter().map(Slot::to_string).collect();
+    let noun = if slots.len() == 1 { "worker" } else { "workers" };
+    format!("{noun} {}", numbers.join(", "))
+}

@@ -1,0 +1,66 @@
+//! Why a job could not begin.
+
+use crate::checkpoint::CheckpointError;
+use crate::launch::LaunchError;
+use crate::server::ServerError;
+use crate::store::StoreError;
+use medley_common::config::ConfigError;
+use medley_common::exit;
+use std::path::PathBuf;
+
+/// Why a job could not begin: one line with the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// The run directory is there already.
+    #[error("{0} exists; go on with it by --resume {0}, or name another one")]
+    Exists(PathBuf),
+    /// Nothing can be written there.
+    #[error("cannot write to the run directory {path}: {source}; name another one")]
+    Unwritable {
+        /// The run directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// There is nothing to resume.
+    #[error("{0}: there is no run to resume here (no run.toml); start one without --resume")]
+    NoRun(PathBuf),
+    /// The configuration that the run directory keeps is no longer readable.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The worker binary, or its check of configuration and data.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// The listening address.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The checkpoint to resume from.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// No random bytes.
+    #[error("the system gives no random bytes: {0}")]
+    Random(std::io::Error),
+    /// No signal handlers.
+    #[error("cannot listen for signals: {0}")]
+    Signals(std::io::Error),
+}
+
+impl JobError {
+    /// One of `medley_common::exit`.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Self::Exists(_)
+            | Self::Unwritable { .. }
+            | Self::NoRun(_)
+            | Self::Config(_)
+            | Self::Server(_)
+            | Self::Checkpoint(_)
+            | Self::Store(StoreError::InUse { .. }) => exit::BAD_INPUT,
+            Self::Launch(error) => error.exit_code(),
+            Self::Store(StoreError::Broken { .. }) | Self::Random(_) | Self::Signals(_) => exit::FAILURE,
+        }
+    }
+}

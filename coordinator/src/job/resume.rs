@@ -1,0 +1,144 @@
+//! Which checkpoint an earlier run left, and whether it fits.
+
+use super::{JobError, SharedStore, directory};
+use crate::checkpoint::{CheckpointError, check_fit, remove_stale_staging, verify};
+use crate::cluster::Resume;
+use crate::random;
+use crate::store::{Embedded, JobRecord};
+use medley_common::config::{self, RunConfig};
+use medley_common::run_directory;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What a job begins with.
+pub struct Beginning {
+    pub store: SharedStore,
+    pub record: JobRecord,
+    /// `None`: from the beginning.
+    pub checkpoint: Option<Resume>,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+}
+
+impl Beginning {
+    /// Of a new job.
+    pub fn new(store: SharedStore, record: JobRecord) -> Self {
+        Self { store, record, checkpoint: None, warnings: Vec::new() }
+    }
+}
+
+/// An earlier run that can be gone on with. Nothing of it was changed yet, and no other coordinator has it.
+pub struct Resumed {
+    beginning: Beginning,
+    is_config_changed: bool,
+}
+
+/// Opens an earlier run and verifies its last checkpoint. Blocks: reads every file of the checkpoint.
+///
+/// # Errors
+/// [`JobError`] with exit code 2 where there is no run, another coordinator has it, or its last checkpoint is
+/// damaged or of another shape.
+pub fn open(run: &Path, config: &RunConfig) -> Result<Resumed, JobError> {
+    let kept = run.join(run_directory::CONFIG);
+    if !kept.is_file() {
+        return Err(JobError::NoRun(run.to_owned()));
+    }
+    let trained = config::load(&kept, &[])?;
+    let store: SharedStore = Arc::new(Embedded::open(&run.join(run_directory::STORE))?);
+    let record = match JobRecord::load(store.as_ref())? {
+        Some(record) => record,
+        None => JobRecord::new(random::hex(4).map_err(JobError::Random)?),
+    };
+    let mut beginning = Beginning::new(store, record);
+    let changed = changed_keys(&trained, config);
+    if !changed.is_empty() {
+        let message = format!("resumed with other values of {}", changed.join(", "));
+        beginning.warnings.push(message);
+    }
+    match run_directory::latest_checkpoint(run) {
+        None => beginning.warnings.push("there is no checkpoint to resume from; training starts over".into()),
+        Some((step, directory)) => {
+            let manifest = verify(&directory)?;
+            check_fit(&directory, &manifest, &trained, config)?;
+            if manifest.config_hash != config::identity(&trained) {
+                let message = "was trained with another configuration than run.toml holds now; put run.toml back as it was to resume, or start a new run".into();
+                return Err(CheckpointError::Unfit { path: directory, message }.into());
+            }
+            // The store may have been lost; generations must grow all the same.
+            beginning.record.generation = beginning.record.generation.max(manifest.generation);
+            beginning.checkpoint = Some(Resume {
+                step,
+                directory: format!("{}/step-{step}", run_directory::CHECKPOINTS),
+                data_hash: manifest.data_hash,
+            });
+        }
+    }
+    Ok(Resumed { beginning, is_config_changed: !changed.is_empty() })
+}
+
+impl Resumed {
+    /// Clears what the earlier coordinator left half-done and keeps the new configuration.
+    ///
+    /// # Errors
+    /// Where the directory cannot be written.
+    pub fn begin(self, run: &Path, config: &RunConfig) -> Result<Beginning, JobError> {
+        remove_stale_staging(run)?;
+        let make = || {
+            std::fs::create_dir_all(run.join(run_directory::LOGS))?;
+            std::fs::create_dir_all(run.join(run_directory::CHECKPOINTS))?;
+            if self.is_config_changed {
+                directory::write_config(run, config)?;
+            }
+            Ok(())
+        };
+        make().map_err(directory::unwritable(run))?;
+        Ok(self.beginning)
+    }
+}
+
+/// Dotted keys in which two configurations differ.
+fn changed_keys(one: &RunConfig, other: &RunConfig) -> Vec<String> {
+    let values = |config: &RunConfig| {
+        let mut values = BTreeMap::new();
+        let table: toml::Table = config::to_toml(config).parse().unwrap_or_default();
+        flatten("", &table, &mut values);
+        values
+    };
+    let (one, other) = (values(one), values(other));
+    let mut keys: Vec<String> = one.keys().chain(other.keys()).cloned().collect();
+    keys.sort();
+    keys.dedup();
+    keys.retain(|key| one.get(key) != other.get(key));
+    keys
+}
+
+fn flatten(prefix: &str, table: &toml::Table, values: &mut BTreeMap<String, toml::Value>) {
+    for (name, value) in table {
+        let key = match prefix {
+            "" => name.clone(),
+            _ => format!("{prefix}.{name}"),
+        };
+        match value {
+            toml::Value::Table(inner) => flatten(&key, inner, values),
+            value => {
+                values.insert(key, value.clone());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changed_keys_are_named() {
+        let one = RunConfig::default();
+        let mut other = one.clone();
+        assert!(changed_keys(&one, &other).is_empty());
+        other.train.steps = 7;
+        other.data.separator = Some(";".into());
+        assert_eq!(changed_keys(&one, &other), ["data.separator", "train.steps"]);
+    }
+}
