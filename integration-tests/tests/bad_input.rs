@@ -21,12 +21,23 @@ fn check(output: &Output, arguments: &[&str], says: &[&str]) {
     }
 }
 
-fn listing(bench: &Bench) -> Vec<String> {
-    let entries = std::fs::read_dir(bench.path()).expect("the directory is there");
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
+/// Every file below the test's directory with its size; but for the store, which a coordinator must open to look.
+fn listing(bench: &Bench) -> Vec<(std::path::PathBuf, u64)> {
+    let mut files = Vec::new();
+    let mut folders = vec![bench.path().to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("the directory is there") {
+            let entry = entry.expect("an entry");
+            let data = entry.metadata().expect("the entry's metadata");
+            files.push((entry.path(), if data.is_dir() { 0 } else { data.len() }));
+            if data.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    files.retain(|(path, _)| !path.ends_with(medley_common::run_directory::STORE));
+    files.sort();
+    files
 }
 
 /// `medley run job.toml --out out` with settings is refused.

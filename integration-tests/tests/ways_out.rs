@@ -2,7 +2,7 @@
 
 use medley_common::events::Event;
 use medley_common::{exit, run_directory};
-use medley_integration_tests::{Bench, events, processes_with, summary, text, until, wait};
+use medley_integration_tests::{Bench, difference, events, processes_with, summary, text, until, wait};
 use rustix::process::{Pid, Signal, kill_process};
 use std::path::Path;
 
@@ -43,7 +43,26 @@ fn start(bench: &Bench) -> (std::process::Child, std::path::PathBuf) {
 }
 
 #[test]
-fn ctrl_c_stops_with_a_checkpoint_and_the_run_resumes() {
+fn a_run_that_was_stopped_and_resumed_equals_one_that_was_not() {
+    let bench = Bench::small();
+    let settings = ["train.steps=1500", "train.checkpoint_every=100", "method.beta=0.1"];
+    let mut arguments = vec!["run", "job.toml", "--out", "stopped"];
+    arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));
+    let child = bench.start(&arguments);
+    let stopped = bench.path().join("stopped");
+    until("a checkpoint is committed", || training(&stopped));
+    signal(child.id(), Signal::TERM);
+    let output = wait(child);
+    assert_eq!(output.status.code(), Some(exit::INTERRUPTED), "{}", text(&output.stderr));
+    let output = bench.medley(&["run", "--resume", "stopped"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let whole = bench.run("whole", &settings);
+    assert_eq!(difference(&whole, &stopped), 0.0);
+    assert_eq!(summary(&whole).peers_evaluated, summary(&stopped).peers_evaluated);
+}
+
+#[test]
+fn ctrl_c_stops_with_a_checkpoint_of_the_last_step() {
     let bench = Bench::small();
     let (child, run) = start(&bench);
     let workers = worker_ids(&run);
@@ -95,7 +114,11 @@ fn no_worker_survives_a_killed_coordinator() {
     signal(child.id(), Signal::KILL);
     child.wait().expect("the coordinator ends");
     until("the workers are gone", || !workers.iter().any(|id| is_running(*id)));
-    assert!(processes_with(&run.display().to_string()).is_empty());
+    let job = events(&run).into_iter().find_map(|event| match event {
+        Event::JobStarted { job, .. } => Some(job),
+        _ => None,
+    });
+    assert!(processes_with(&job.expect("the job has an id")).is_empty());
 
     // What was committed is there, and the job goes on from it.
     let (step, _) = run_directory::latest_checkpoint(&run).expect("a checkpoint");

@@ -85,6 +85,11 @@ pub fn run(arguments: &RunArgs) -> Result<i32, CliError> {
     let (exit_code, failure) = train(&plan, observers);
     match failure {
         Some(message) if exit_code == exit::BAD_INPUT => Err(CliError::bad_input(&message)),
+        failure if !plan.directory.is_dir() => {
+            // The job never began: there is nothing to leave and nowhere to leave it.
+            let message = failure.unwrap_or_else(|| "stopped before the job began; nothing was written".into());
+            Err(CliError::new(exit_code, &message))
+        }
         failure => {
             let summary = leave(&plan, &recorder.history(), failure.as_deref());
             show(arguments, &plan, &summary)?;

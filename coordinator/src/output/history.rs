@@ -153,6 +153,8 @@ impl History {
 
     /// The job is taken up at a step: what came after it was not committed to a checkpoint and is made again.
     fn begin(&mut self, time: f64, from: u64) {
+        // A person who resumes a failed run is no recovery of the job's own.
+        self.has_lost_a_worker = false;
         self.steps.retain(|step| step.step <= from);
         self.evaluations.retain(|evaluation| evaluation.step <= from);
         self.before = Totals::estimate(&self.steps, from);

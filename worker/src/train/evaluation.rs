@@ -33,7 +33,7 @@ impl<'a> Examiner<'a> {
     }
 
     /// Evaluates every hosted peer on the first `limit` users (0: all) and reports it; returns the best value of the
-    /// metric that chooses.
+    /// metric that chooses, or nothing where it `may_stop` and was asked to.
     ///
     /// # Errors
     /// When candidates cannot be drawn or a score is not a number.
@@ -43,21 +43,26 @@ impl<'a> Examiner<'a> {
         split: Split,
         limit: usize,
         step: u64,
+        may_stop: bool,
         reporter: &mut dyn Reporter,
-    ) -> Result<f64, TrainError> {
+    ) -> Result<Option<f64>, TrainError> {
         let mut best = f64::NEG_INFINITY;
         for place in 0..network.peers.len() {
-            for evaluation in self.peer(network, place, split, limit, step)? {
+            let stop = || may_stop && reporter.stop_requested();
+            let Some(evaluations) = self.peer(network, place, split, limit, step, &stop)? else {
+                return Ok(None);
+            };
+            for evaluation in evaluations {
                 if evaluation.protocol == self.config.train.metric_protocol.as_str() {
                     best = best.max(evaluation.metrics[&self.config.train.metric].mean);
                 }
                 reporter.evaluation(message(evaluation));
             }
         }
-        Ok(best)
+        Ok(Some(best))
     }
 
-    /// Evaluates one hosted peer under every protocol.
+    /// Evaluates one hosted peer under every protocol, unless `stop` says so before the end.
     ///
     /// # Errors
     /// As [`Examiner::peers`].
@@ -68,7 +73,8 @@ impl<'a> Examiner<'a> {
         split: Split,
         limit: usize,
         step: u64,
-    ) -> Result<Vec<Evaluation>, TrainError> {
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<Vec<Evaluation>>, TrainError> {
         self.evaluator.prepare(eval_split(split))?;
         let mut tally = self.evaluator.tally(eval_split(split));
         let users = match limit {
@@ -76,6 +82,9 @@ impl<'a> Examiner<'a> {
             limit => limit.min(self.dataset.users()),
         };
         for start in (0..users).step_by(self.config.evaluation.batch_size) {
+            if stop() {
+                return Ok(None);
+            }
             let end = (start + self.config.evaluation.batch_size).min(users);
             let (kind, longest) = (self.config.network.kind, self.config.samples.max_length);
             let EvaluationBatch { batch, users } = evaluation_batch(self.dataset, start..end, split, kind, longest);
@@ -83,7 +92,7 @@ impl<'a> Examiner<'a> {
             let mut logits = tch::no_grad(|| network.shared.logits(&hidden)).to_device(tch::Device::Cpu).contiguous();
             tally.add_batch(&users, floats::slice_mut(&mut logits))?;
         }
-        Ok(tally.finish(&format!("peer-{}", network.peers[place]), step))
+        Ok(Some(tally.finish(&format!("peer-{}", network.peers[place]), step)))
     }
 
     /// Evaluates the configured baselines, and the method itself where it is one.

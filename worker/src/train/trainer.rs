@@ -144,9 +144,9 @@ impl<'a> Trainer<'a> {
         self.exchange.collective().barrier()?;
         self.exchange.take_traffic();
         reporter.ready(self.describe());
-        let reason = self.train(reporter)?;
-        if reason != "stopped" {
-            self.finish(reporter)?;
+        let mut reason = self.train(reporter)?;
+        if reason != "stopped" && !self.finish(reporter)? {
+            reason = "stopped";
         }
         Ok(proto::Completed {
             step: self.step,
@@ -175,6 +175,10 @@ impl<'a> Trainer<'a> {
     /// Steps until the plan, patience or a request ends them; says which.
     fn train(&mut self, reporter: &mut dyn Reporter) -> Result<&'static str, TrainError> {
         let train = &self.config.train;
+        // A run that had stopped early and is resumed has nothing more to learn.
+        if train.patience > 0 && self.state.evaluations_without_improvement >= train.patience {
+            return Ok("early-stopping");
+        }
         while self.step < self.plan.total_steps() {
             let stop = self.one_step(reporter)?;
             let last = self.step == self.plan.total_steps();
@@ -187,7 +191,7 @@ impl<'a> Trainer<'a> {
                 }
             }
             let keep_best = improved && train.patience > 0;
-            if stop || keep_best || (!last && due(self.step, train.checkpoint_every)) {
+            if (stop && !last) || keep_best || (!last && due(self.step, train.checkpoint_every)) {
                 self.save(reporter)?;
             }
             if stop && !last {
@@ -251,8 +255,9 @@ impl<'a> Trainer<'a> {
     fn validate(&mut self, reporter: &mut dyn Reporter) -> Result<bool, TrainError> {
         let start = Instant::now();
         let limit = self.config.evaluation.validation_users;
-        let mine = self.examiner.peers(&self.learner.network, Split::Valid, limit, self.step, reporter)?;
-        let best = self.agree_on_best(mine)?;
+        // The others wait for this worker's metric: a request to stop is heard after the next step.
+        let mine = self.examiner.peers(&self.learner.network, Split::Valid, limit, self.step, false, reporter)?;
+        let best = self.agree_on_best(mine.unwrap_or(f64::NEG_INFINITY))?;
         self.evaluation_time += start.elapsed();
         let improved = self.state.best_metric.is_none_or(|before| best > before);
         if improved {
@@ -281,8 +286,9 @@ impl<'a> Trainer<'a> {
         Ok(received.iter().flat_map(|floats| join_numbers(floats)).fold(f64::NEG_INFINITY, f64::max))
     }
 
-    /// The end: the best parameters where training may stop early, a checkpoint, the full evaluation.
-    fn finish(&mut self, reporter: &mut dyn Reporter) -> Result<(), TrainError> {
+    /// The end: the best parameters where training may stop early, a checkpoint, the full evaluation. Returns false where a
+    /// request to stop cut the evaluation short; the checkpoint is written by then.
+    fn finish(&mut self, reporter: &mut dyn Reporter) -> Result<bool, TrainError> {
         let start = Instant::now();
         if self.config.method.name.is_trained() {
             if let Some(best) = &self.best
@@ -293,17 +299,19 @@ impl<'a> Trainer<'a> {
                 self.save(reporter)?;
             }
             let network = &self.learner.network;
-            if !self.config.data.train_on_validation {
-                self.examiner.peers(network, Split::Valid, 0, self.step, reporter)?;
+            let splits = [Split::Valid, Split::Test];
+            for split in splits.into_iter().skip(usize::from(self.config.data.train_on_validation)) {
+                if self.examiner.peers(network, split, 0, self.step, true, reporter)?.is_none() {
+                    return Ok(false);
+                }
             }
-            self.examiner.peers(network, Split::Test, 0, self.step, reporter)?;
         }
         if self.exchange.placement().rank() == 0 {
             self.examiner.baselines(reporter)?;
             self.examiner.write_candidates()?;
         }
         self.evaluation_time += start.elapsed();
-        Ok(())
+        Ok(true)
     }
 
     fn snapshot(&self) -> Snapshot {
