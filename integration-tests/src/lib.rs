@@ -35,7 +35,7 @@ impl Bench {
             "job.toml",
             "name = \"job\"\n[data]\npath = \"data.txt\"\n[samples]\nmax_length = 12\ncopies = 3\n\
              [network]\ndimension = 16\nfeed_forward = 32\n[optimizer]\nlearning_rate = 0.003\nwarmup_steps = 5\n\
-             [train]\nsteps = 50\nbatch_size = 16\nmetric_protocol = \"full\"\n[evaluation]\nprotocols = [\"full\"]\n\
+             [train]\nsteps = 50\nbatch_size = 16\n[evaluation]\nprotocols = [\"full\"]\n\
              [output]\nlog_every = 1\n",
         );
         bench

@@ -65,6 +65,13 @@ fn data_files() {
     let overflow = b"1 1\n1 2\n1 99999999999999999999999\n";
     assert_data_refused(overflow, &["data.format=user-item"], &["bad:3", "overflow"]);
     assert_data_refused(b"1 7\n1 7\n1 7\n1 7\n", &["data.format=user-item"], &["bad", "one item"]);
+    // User 1 has had all there is, so that there is nothing to rank the target among.
+    let everything = b"1 1\n1 2\n1 3\n2 1\n2 2\n2 1\n";
+    assert_data_refused(
+        everything,
+        &["data.format=user-item", "evaluation.protocols=[\"uniform99\"]"],
+        &["uniform99", "had every item", "full"],
+    );
     let bench = Bench::small();
     assert_run_refused(&bench, &["data.path=nowhere.txt"], &["nowhere.txt"]);
 }
@@ -114,9 +121,12 @@ fn checkpoints() {
     assert_refused(&bench, &["evaluate", "--checkpoint", checkpoint], &["shared.safetensors"]);
     std::fs::write(&shared, &bytes).expect("the file is writable");
 
+    let wider = ["evaluate", "--checkpoint", checkpoint, "--set", "network.kind=causal"];
+    assert_refused(&bench, &wider, &["--set network", "belongs to the checkpoint"]);
+
     let config = std::fs::read_to_string(run.join("run.toml")).expect("the resolved configuration");
     std::fs::write(run.join("run.toml"), config.replace("dimension = 16", "dimension = 32")).expect("writable");
-    assert_refused(&bench, &["evaluate", "--checkpoint", checkpoint], &["shape"]);
+    assert_refused(&bench, &["evaluate", "--checkpoint", checkpoint], &["run.toml", "another configuration"]);
     assert_refused(&bench, &["run", "--resume", "run"], &["step-2"]);
 }
 

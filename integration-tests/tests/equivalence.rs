@@ -45,7 +45,7 @@ fn five_peers() {
 #[test]
 fn a_resumed_run_equals_an_uninterrupted_one() {
     let bench = Bench::small();
-    let settings = ["train.checkpoint_every=20", "method.beta=0.1"];
+    let settings = ["train.checkpoint_every=20", "method.beta=0.1", "train.threads=2"];
     let whole = bench.run("whole", &settings);
     let broken = bench.run("broken", &settings);
     // What a crash after step 47 leaves: the checkpoints of steps 20 and 40, no result.

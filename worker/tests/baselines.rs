@@ -31,8 +31,7 @@ fn published_data_gives_the_measured_figures() {
         let path = shared.join(format!("data/{file}.txt"));
         let dataset = Dataset::load(&DataConfig { path, ..DataConfig::default() }).unwrap();
         let protocols = vec![Protocol::Uniform99, Protocol::Popularity99];
-        let mut evaluator = Evaluator::new(protocols, &dataset.sequences, dataset.items, 1);
-        evaluator.prepare(Split::Test).unwrap();
+        let evaluator = Evaluator::new(protocols, &dataset.sequences, dataset.items, 1).unwrap();
         for method in [MethodName::Popularity, MethodName::OwnFrequency] {
             let measured = evaluator.baseline(method, Split::Test).unwrap();
             for line in figures.lines().skip(1) {

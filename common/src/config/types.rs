@@ -12,7 +12,7 @@ use std::path::PathBuf;
 pub struct RunConfig {
     /// A name for people; part of the default run directory.
     pub name: String,
-    /// Every random draw of the job comes from this number.
+    /// Every random draw of the training comes from this number.
     pub seed: u64,
     /// Interaction data and how it is split.
     pub data: DataConfig,
@@ -36,6 +36,17 @@ pub struct RunConfig {
     pub output: OutputConfig,
     /// How worker processes are started and watched.
     pub launch: LaunchConfig,
+}
+
+impl RunConfig {
+    /// The protocol of the metric that chooses the best peer.
+    ///
+    /// # Panics
+    /// If there are no protocols; [`load`](super::load) refuses such a configuration.
+    pub fn metric_protocol(&self) -> Protocol {
+        let first = self.evaluation.protocols.first();
+        self.train.metric_protocol.or(first.copied()).expect("a checked configuration has protocols")
+    }
 }
 
 impl Default for RunConfig {
@@ -149,6 +160,16 @@ pub struct SamplesConfig {
     pub redraw: bool,
 }
 
+impl SamplesConfig {
+    /// Places of a sequence that may carry a target.
+    pub fn slots(&self, kind: NetworkKind) -> usize {
+        match kind {
+            NetworkKind::Bidirectional => self.max_masks,
+            NetworkKind::Causal => self.max_length,
+        }
+    }
+}
+
 impl Default for SamplesConfig {
     fn default() -> Self {
         Self {
@@ -256,7 +277,7 @@ pub struct MethodConfig {
     pub name: MethodName,
     /// Weight of the hard labels' cross-entropy against the peers' terms, in [0, 1] (HAIL eq 9, PeerRec eq 10).
     pub alpha: f64,
-    /// Let alpha fall as 0.98^(step div (0.02·steps + 1)) from 1, as HAIL's released code does for alpha < 0.
+    /// Let alpha fall as 0.98^(step div (0.02·steps + 1)) from 1 in a stage, as HAIL's released code does for alpha < 0.
     pub anneal_alpha: bool,
     /// Share of rows that count as noise when they are the hardest for every peer, in [0, 1) (HAIL eq 8).
     pub beta: f64,
@@ -264,7 +285,8 @@ pub struct MethodConfig {
     pub beta_base: BetaBase,
     /// 1: the largest loss has rank 1, so ceil(beta·n) - 1 rows of a peer qualify (released code). 0: ceil(beta·n).
     pub rank_base: u8,
-    /// Truncated rows leave the cross-entropy too (HAIL's released code) and not the peers' terms alone (HAIL eq 8).
+    /// Truncated rows leave the cross-entropy too (HAIL's released code) and not the peers' terms alone (HAIL eq 8). The
+    /// released program also adds 1e-5 to the number of rows that it divides by: less than a float can tell.
     pub truncate_ce: bool,
     /// Exponent on the peers' probabilities, at least 0.
     pub gamma: f64,
@@ -309,7 +331,9 @@ impl Default for MethodConfig {
 pub enum BetaBase {
     /// The masked positions of the batch (the papers' text).
     Masked,
-    /// `batch_size · max_masks` slots, padding included (HAIL's released code).
+    /// The slots of a batch, padding included (HAIL's released code): `batch_size · max_masks`, of causal networks
+    /// `batch_size · max_length`. The released program rounds the count in single precision, and so may take one row
+    /// more or less.
     Slots,
 }
 
@@ -399,12 +423,14 @@ pub struct TrainConfig {
     pub evaluate_every: u64,
     /// Steps between checkpoints; 0: at the end only.
     pub checkpoint_every: u64,
-    /// Validations without improvement of any peer after which training stops; 0: never.
+    /// Validations without improvement of any peer after which training stops, with the parameters of the best one;
+    /// 0: never. Validations of PeerRec's first stage do not count.
     pub patience: u32,
     /// The metric that chooses the best peer and stops early, for example `NDCG@10`.
     pub metric: String,
-    /// The protocol under which it is measured; one of `evaluation.protocols`.
-    pub metric_protocol: Protocol,
+    /// The protocol under which it is measured; one of `evaluation.protocols`, by default the first of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metric_protocol: Option<Protocol>,
     /// Threads of a worker; 0: its share of the machine's cores.
     pub threads: usize,
 }
@@ -419,7 +445,7 @@ impl Default for TrainConfig {
             checkpoint_every: 0,
             patience: 0,
             metric: "NDCG@10".into(),
-            metric_protocol: Protocol::Uniform99,
+            metric_protocol: None,
             threads: 0,
         }
     }
@@ -461,6 +487,9 @@ pub enum ExchangeMode {
 pub struct EvaluationConfig {
     /// Among which items the target is ranked.
     pub protocols: Vec<Protocol>,
+    /// The negatives of the sampled protocols come from this number and not from the job's seed, so that runs with
+    /// different seeds rank the same candidates.
+    pub seed: u64,
     /// Baselines that need no training, evaluated beside the peers.
     pub baselines: Vec<MethodName>,
     /// Users of a validation during training, the first ones of the file; 0: all. The last evaluation takes all.
@@ -473,6 +502,7 @@ impl Default for EvaluationConfig {
     fn default() -> Self {
         Self {
             protocols: vec![Protocol::Uniform99, Protocol::Full],
+            seed: 1,
             baselines: vec![MethodName::Popularity],
             validation_users: 0,
             batch_size: 256,

@@ -169,8 +169,9 @@ fn train(config: &RunConfig) -> Result<(), Fault> {
     require(METRICS.contains(&train.metric.as_str()), "train.metric", || {
         format!("is \"{}\"; use one of {}", train.metric, METRICS.join(", "))
     })?;
-    require(config.evaluation.protocols.contains(&train.metric_protocol), "train.metric_protocol", || {
-        format!("is \"{}\", which is not among evaluation.protocols; add it there", train.metric_protocol)
+    let protocol = config.metric_protocol();
+    require(config.evaluation.protocols.contains(&protocol), "train.metric_protocol", || {
+        format!("is \"{protocol}\", which is not among evaluation.protocols; add it there")
     })?;
     require(train.patience == 0 || train.evaluate_every > 0, "train.patience", || {
         "stops early on validations, but train.evaluate_every is 0; set it".into()

@@ -34,7 +34,7 @@ impl Progress {
         Self {
             peers: config.cohort.peers as u32,
             metric: config.train.metric.clone(),
-            protocol: config.train.metric_protocol.to_string(),
+            protocol: config.metric_protocol().to_string(),
             ..Self::default()
         }
     }

@@ -69,7 +69,7 @@ fn best_peer(peers: &[Evaluation], config: &RunConfig) -> Option<u32> {
     peers
         .iter()
         .filter(|evaluation| evaluation.split == "valid")
-        .filter(|evaluation| evaluation.protocol == config.train.metric_protocol.as_str())
+        .filter(|evaluation| evaluation.protocol == config.metric_protocol().as_str())
         .filter_map(|evaluation| {
             let mean = evaluation.metrics.get(&config.train.metric)?.mean;
             Some((mean, peer_of(&evaluation.subject)?)).filter(|_| mean.is_finite())
@@ -83,7 +83,7 @@ fn best_by(config: &RunConfig) -> String {
         return "none: data.train_on_validation leaves no items to choose by".into();
     }
     let train = &config.train;
-    format!("{} ({}, valid)", train.metric, train.metric_protocol)
+    format!("{} ({}, valid)", train.metric, config.metric_protocol())
 }
 
 fn ratio(sum: f64, by: f64) -> f64 {

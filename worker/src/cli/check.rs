@@ -2,6 +2,7 @@
 
 use crate::data::{Dataset, DatasetStatistics};
 use crate::train::TrainError;
+use crate::train::evaluation::evaluator;
 use crate::train::schedule::Plan;
 use crate::train::trainer::samples;
 use medley_common::config::{self, RunConfig};
@@ -20,6 +21,7 @@ pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
     let config = read(&arguments.config)?;
     let dataset = Dataset::load(&config.data)?;
     let samples = samples(&config, &dataset)?;
+    evaluator(&config, &dataset)?;
     let statistics = DatasetStatistics::of(&dataset);
     let steps_per_epoch = samples.steps_per_epoch(config.train.batch_size) as u64;
     let report = serde_json::json!({

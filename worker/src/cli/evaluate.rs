@@ -1,6 +1,6 @@
 //! `medley-worker evaluate`: the peers of a checkpoint under any protocol.
 
-use crate::checkpoint;
+use crate::checkpoint::Checkpoint;
 use crate::data::{Dataset, Split};
 use crate::model::Network;
 use crate::train::TrainError;
@@ -47,25 +47,27 @@ pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
         tch::set_num_threads(arguments.threads as i32);
     }
     let directory = &arguments.checkpoint;
-    let manifest = checkpoint::open(directory)?;
-    let config = configuration(arguments)?;
+    let checkpoint = Checkpoint::open(directory)?;
+    let config = configuration(arguments, &checkpoint.manifest)?;
     let dataset = Dataset::load(&config.data)?;
-    if dataset.hash != manifest.data_hash {
+    if dataset.hash != checkpoint.manifest.data_hash {
         return Err(TrainError::Input(format!(
             "{}: the checkpoint was trained on other data than {}; name that data with --set data.path=FILE",
             directory.display(),
             config.data.path.display()
         )));
     }
-    let network = network(&config, &dataset, &manifest, directory)?;
+    let peers: Vec<u32> = (0..checkpoint.manifest.peers).collect();
+    let network = Network::draw(&config, dataset.items, &peers, Device::Cpu);
+    checkpoint.restore_network(&network)?;
     let split = if arguments.split == "valid" { Split::Valid } else { Split::Test };
-    let mut examiner = Examiner::new(&config, &dataset, directory);
+    let examiner = Examiner::new(&config, &dataset, directory)?;
     let mut evaluations = Vec::new();
     // Shown on a terminal only.
     let bar = ProgressBar::new(network.peers.len() as u64);
     for place in 0..network.peers.len() {
         bar.set_message(format!("peer {}", network.peers[place]));
-        let evaluated = examiner.peer(&network, place, split, 0, manifest.step, &|| false)?;
+        let evaluated = examiner.peer(&network, place, split, 0, checkpoint.manifest.step, &|| false)?;
         evaluations.extend(evaluated.into_iter().flatten());
         bar.inc(1);
     }
@@ -74,7 +76,8 @@ pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
     Ok(())
 }
 
-fn configuration(arguments: &Arguments) -> Result<RunConfig, TrainError> {
+/// The configuration that the checkpoint was trained with, and on it the changes that were asked for.
+fn configuration(arguments: &Arguments, manifest: &Manifest) -> Result<RunConfig, TrainError> {
     let path = match &arguments.config {
         Some(path) => path.clone(),
         None => {
@@ -82,23 +85,26 @@ fn configuration(arguments: &Arguments) -> Result<RunConfig, TrainError> {
             run.unwrap_or(Path::new(".")).join(run_directory::CONFIG)
         }
     };
-    let overrides: Result<Vec<Override>, _> = arguments.overrides.iter().map(|text| text.parse()).collect();
-    Ok(config::load(&path, &overrides?)?)
-}
-
-fn network(
-    config: &RunConfig,
-    dataset: &Dataset,
-    manifest: &Manifest,
-    directory: &Path,
-) -> Result<Network, TrainError> {
-    let peers: Vec<u32> = (0..manifest.peers).collect();
-    let network = Network::draw(config, dataset.items, &peers, Device::Cpu);
-    checkpoint::read_parameters(directory, checkpoint::SHARED, &network.shared.parameters)?;
-    for (peer, encoder) in network.peers.iter().zip(&network.encoders) {
-        checkpoint::read_parameters(directory, &checkpoint::peer_file(*peer), &encoder.parameters)?;
+    let trained = config::load(&path, &[])?;
+    if config::identity(&trained) != manifest.config_hash {
+        return Err(TrainError::Input(format!(
+            "{}: {} was trained with another configuration; name that one with --config, and changes with --set",
+            path.display(),
+            arguments.checkpoint.display()
+        )));
     }
-    Ok(network)
+    let overrides: Result<Vec<Override>, _> = arguments.overrides.iter().map(|text| text.parse()).collect();
+    let config = config::load(&path, &overrides?)?;
+    let kept = [
+        ("network", config.network == trained.network),
+        ("samples.max_length", config.samples.max_length == trained.samples.max_length),
+    ];
+    match kept.iter().find(|(_, is_kept)| !is_kept) {
+        Some((key, _)) => Err(TrainError::Input(format!(
+            "--set {key}: belongs to the checkpoint and cannot be changed in an evaluation; train another run with it"
+        ))),
+        None => Ok(config),
+    }
 }
 
 fn print(evaluations: &[Evaluation], json: bool) {

@@ -40,8 +40,9 @@ pub struct Arguments {
 /// How long a worker waits for its assignment: the coordinator's own bound on joining ends the job sooner.
 const ASSIGNMENT_DEADLINE: Duration = Duration::from_secs(600);
 
-/// How long a worker whose work is done waits for the others' end.
-const RELEASE_DEADLINE: Duration = Duration::from_secs(600);
+/// How long a worker whose work is done waits for the others' end: their evaluations may take long, and the coordinator,
+/// which hears of any that dies, ends the session and with it this wait.
+const RELEASE_DEADLINE: Duration = Duration::from_secs(24 * 3600);
 
 /// How long a worker that failed waits for the coordinator to have heard of it.
 const FAILURE_DEADLINE: Duration = Duration::from_secs(3);

@@ -27,7 +27,8 @@ impl Candidates {
     /// Draws for every user outside the user's whole sequence (training, validation and test). The uniform protocols draw
     /// with replacement, as HAIL's released evaluator does. `popularity99` draws by training frequency without, as
     /// BERT4Rec's does, for as long as there are items that training shows and the user has not had; then it begins
-    /// anew. A user's list depends on the seed, the protocol, the split and the user (and the frequencies) alone.
+    /// anew. A user's list depends on the seed, the protocol, the split, the user's items and place (and the frequencies)
+    /// alone.
     ///
     /// # Errors
     /// When a user has had everything that could be drawn.
@@ -49,18 +50,15 @@ impl Candidates {
         let salt = protocol.as_str().bytes().chain(split.as_str().bytes());
         let salt = salt.fold(0u64, |salt, byte| salt.wrapping_mul(257).wrapping_add(u64::from(byte)));
         let of_user = |(user, sequence): (usize, &Vec<u32>)| {
-            let mut seen = vec![false; items];
-            sequence.iter().for_each(|item| seen[*item as usize] = true);
-            let open: Vec<u32> =
-                (0..items as u32).filter(|item| !seen[*item as usize] && weights[*item as usize] > 0).collect();
-            if open.is_empty() {
-                return Err(EvalError::NoNegatives { user, protocol });
-            }
+            let mut seen = sequence.clone();
+            seen.sort_unstable();
+            seen.dedup();
             let mut random = stream(Purpose::Candidates, seed, salt, user as u64);
-            Ok(match protocol {
-                Protocol::Popularity99 => distinct(&open, &weights, negatives, &mut random),
-                _ => (0..negatives).map(|_| open[below(&mut random, open.len())]).collect(),
-            })
+            let drawn = match protocol {
+                Protocol::Popularity99 => distinct(&seen, &weights, negatives, &mut random),
+                _ => uniform(&seen, items, negatives, &mut random),
+            };
+            drawn.ok_or(EvalError::NoNegatives { user, protocol })
         };
         let drawn: Result<Vec<Vec<u32>>, EvalError> = sequences.par_iter().enumerate().map(of_user).collect();
         let drawn = drawn?.concat();
@@ -119,13 +117,35 @@ pub fn frequencies(sequences: &[Vec<u32>], items: usize, part: impl Fn(&[u32]) -
     counts
 }
 
-/// A weighted draw without replacement: each item waits an exponential time of its weight's rate, and the first come
-/// (Efraimidis and Spirakis, 2006). Where there are too few items the list begins anew.
-fn distinct(open: &[u32], weights: &[u64], count: usize, random: &mut impl RngCore) -> Vec<u32> {
-    let time = |item: &u32| (-(1.0 - unit(random)).ln() / weights[*item as usize] as f64, *item);
-    let mut times: Vec<(f64, u32)> = open.iter().map(time).collect();
-    times.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-    times.iter().map(|(_, item)| *item).cycle().take(count).collect()
+/// Draws with replacement from the items that are not among the `seen` ones, which are ascending; nothing where there
+/// are none.
+fn uniform(seen: &[u32], items: usize, count: usize, random: &mut impl RngCore) -> Option<Vec<u32>> {
+    let open = items - seen.len();
+    // An open number's item comes after as many seen ones as had no more open numbers before them.
+    let open_before: Vec<usize> = seen.iter().enumerate().map(|(rank, item)| *item as usize - rank).collect();
+    let item_at = |number: usize| (number + open_before.partition_point(|before| *before <= number)) as u32;
+    (open > 0).then(|| (0..count).map(|_| item_at(below(random, open))).collect())
+}
+
+/// A weighted draw without replacement from the items that are not `seen` and weigh something: each waits an exponential
+/// time of its weight's rate, and the first come (Efraimidis and Spirakis, 2006). Where there are too few items the list
+/// begins anew; where there are none there is no list.
+fn distinct(seen: &[u32], weights: &[u64], count: usize, random: &mut impl RngCore) -> Option<Vec<u32>> {
+    let mut seen = seen.iter().copied().peekable();
+    let mut times: Vec<(f64, u32)> = Vec::with_capacity(weights.len());
+    for (item, weight) in (0..).zip(weights) {
+        let is_seen = seen.next_if_eq(&item).is_some();
+        if !is_seen && *weight > 0 {
+            times.push((-(1.0 - unit(random)).ln() / *weight as f64, item));
+        }
+    }
+    let earlier = |a: &(f64, u32), b: &(f64, u32)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
+    if times.len() > count {
+        times.select_nth_unstable_by(count, earlier);
+        times.truncate(count);
+    }
+    times.sort_unstable_by(earlier);
+    (!times.is_empty()).then(|| times.iter().map(|(_, item)| *item).cycle().take(count).collect())
 }
 
 fn encode(protocol: Protocol, split: Split, negatives: usize, items: &[u32]) -> Vec<u8> {

@@ -13,28 +13,28 @@ pub struct Evaluator<'a> {
     protocols: Vec<Protocol>,
     sequences: &'a [Vec<u32>],
     items: usize,
-    seed: u64,
     candidates: Vec<(Protocol, Split, Candidates)>,
 }
 
 impl<'a> Evaluator<'a> {
-    /// An evaluator; `sequences` are the whole ones.
-    pub fn new(protocols: Vec<Protocol>, sequences: &'a [Vec<u32>], items: usize, seed: u64) -> Self {
-        Self { protocols, sequences, items, seed, candidates: Vec::new() }
-    }
-
-    /// Draws the candidates of a split, unless they are there.
+    /// An evaluator, with the candidates of both splits drawn; `sequences` are the whole ones.
     ///
     /// # Errors
     /// Those of [`Candidates::draw`].
-    pub fn prepare(&mut self, split: Split) -> Result<(), EvalError> {
-        for protocol in self.protocols.iter().filter(|protocol| protocol.negatives().is_some()) {
-            if self.of(*protocol, split).is_none() {
-                let drawn = Candidates::draw(*protocol, split, self.sequences, self.items, self.seed)?;
-                self.candidates.push((*protocol, split, drawn));
+    pub fn new(
+        protocols: Vec<Protocol>,
+        sequences: &'a [Vec<u32>],
+        items: usize,
+        seed: u64,
+    ) -> Result<Self, EvalError> {
+        let mut candidates = Vec::new();
+        for protocol in protocols.iter().filter(|protocol| protocol.negatives().is_some()) {
+            for split in [Split::Valid, Split::Test] {
+                let drawn = Candidates::draw(*protocol, split, sequences, items, seed)?;
+                candidates.push((*protocol, split, drawn));
             }
         }
-        Ok(())
+        Ok(Self { protocols, sequences, items, candidates })
     }
 
     fn of(&self, protocol: Protocol, split: Split) -> Option<&Candidates> {
@@ -42,14 +42,14 @@ impl<'a> Evaluator<'a> {
         found.map(|(_, _, candidates)| candidates)
     }
 
-    /// Collects a model's ranks on a split that is [prepared](Evaluator::prepare).
+    /// Collects a model's ranks on a split.
     pub fn tally(&self, split: Split) -> Tally<'_> {
         let of = |protocol: &Protocol| (*protocol, self.of(*protocol, split), Vec::new());
         let protocols = self.protocols.iter().map(of).collect();
         Tally { sequences: self.sequences, items: self.items, split, protocols }
     }
 
-    /// Evaluates a baseline on a prepared split.
+    /// Evaluates a baseline on a split.
     ///
     /// # Errors
     /// Never for a baseline's own scores, which are numbers.
@@ -69,7 +69,7 @@ impl<'a> Evaluator<'a> {
         Ok(tally.finish(method.as_str(), 0))
     }
 
-    /// Writes all candidates drawn so far.
+    /// Writes all candidates.
     ///
     /// # Errors
     /// Those of the file system.
@@ -95,7 +95,7 @@ impl Tally<'_> {
     /// When a score is not a number.
     ///
     /// # Panics
-    /// If the lengths disagree, or a sampled protocol was not prepared.
+    /// If the lengths disagree.
     pub fn add_batch(&mut self, users: &[usize], scores: &[f32]) -> Result<(), EvalError> {
         assert_eq!(scores.len(), users.len() * self.items, "scores are [users, V]");
         let rows: Vec<(usize, &[f32])> = users.iter().copied().zip(scores.chunks_exact(self.items)).collect();
@@ -112,7 +112,7 @@ impl Tally<'_> {
                     Protocol::Full => rank_full(scores, target),
                     Protocol::FullUnseen => rank_full_unseen(scores, target, split.history(&sequences[*user])),
                     _ => {
-                        let candidates = candidates.expect("sampled protocols are prepared before a tally");
+                        let candidates = candidates.expect("an evaluator has candidates of every sampled protocol");
                         rank_sampled(scores, target, candidates.of(*user))
                     }
                 }

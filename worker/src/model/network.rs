@@ -93,7 +93,7 @@ impl Network {
     }
 }
 
-/// Seeds libtorch's default generator. The cast keeps all 64 bits.
+/// Seeds libtorch's default generator, whose Mersenne Twister takes the lower 32 bits on a CPU.
 fn set_seed(seed: u64) {
     tch::manual_seed(seed as i64);
 }

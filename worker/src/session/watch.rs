@@ -5,14 +5,11 @@ use std::io::Read;
 /// Ends this process when the launcher is gone: by the kernel's parent-death signal, which also reaches a stopped
 /// process, and by the end of standard input, a pipe that the launcher holds open for nothing else.
 pub fn end_with_launcher() {
-    use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+    use rustix::process::{Signal, set_parent_process_death_signal};
     if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
         tracing::warn!(%error, "no parent-death signal; relying on standard input");
     }
-    // The launcher may have died before the signal was asked for: then this is already another's child.
-    if getppid().is_none_or(|parent| parent.is_init()) {
-        leave("the launcher is gone");
-    }
+    // A launcher that died before the signal was asked for sends none, but its end of the pipe is closed by then.
     let watching = std::thread::Builder::new().name("medley-launcher-watch".into()).spawn(|| {
         let mut byte = [0];
         loop {

@@ -49,7 +49,15 @@ pub enum TrainError {
 impl TrainError {
     /// Whether the user's input is at fault.
     pub fn is_bad_input(&self) -> bool {
-        matches!(self, Self::Config(_) | Self::Data(_) | Self::Checkpoint(_) | Self::Input(_))
+        use crate::eval::EvalError;
+        matches!(
+            self,
+            Self::Config(_)
+                | Self::Data(_)
+                | Self::Checkpoint(_)
+                | Self::Input(_)
+                | Self::Evaluation(EvalError::NoNegatives { .. })
+        )
     }
 
     /// The rank whose silence or loss this failure is a consequence of.

@@ -22,23 +22,21 @@ pub struct Examiner<'a> {
 
 impl<'a> Examiner<'a> {
     /// An examiner over a dataset.
-    pub fn new(config: &'a RunConfig, dataset: &'a Dataset, run_directory: &Path) -> Self {
-        let protocols = config.evaluation.protocols.clone();
-        Self {
-            config,
-            dataset,
-            evaluator: Evaluator::new(protocols, &dataset.sequences, dataset.items, config.seed),
-            run_directory: run_directory.to_owned(),
-        }
+    ///
+    /// # Errors
+    /// When there are no candidates for a user.
+    pub fn new(config: &'a RunConfig, dataset: &'a Dataset, run_directory: &Path) -> Result<Self, TrainError> {
+        let evaluator = evaluator(config, dataset)?;
+        Ok(Self { config, dataset, evaluator, run_directory: run_directory.to_owned() })
     }
 
     /// Evaluates every hosted peer on the first `limit` users (0: all) and reports it; returns the best value of the
     /// metric that chooses, or nothing where it `may_stop` and was asked to.
     ///
     /// # Errors
-    /// When candidates cannot be drawn or a score is not a number.
+    /// When a score is not a number.
     pub fn peers(
-        &mut self,
+        &self,
         network: &Network,
         split: Split,
         limit: usize,
@@ -53,7 +51,7 @@ impl<'a> Examiner<'a> {
                 return Ok(None);
             };
             for evaluation in evaluations {
-                if evaluation.protocol == self.config.train.metric_protocol.as_str() {
+                if evaluation.protocol == self.config.metric_protocol().as_str() {
                     best = best.max(evaluation.metrics[&self.config.train.metric].mean);
                 }
                 reporter.evaluation(message(evaluation));
@@ -67,7 +65,7 @@ impl<'a> Examiner<'a> {
     /// # Errors
     /// As [`Examiner::peers`].
     pub fn peer(
-        &mut self,
+        &self,
         network: &Network,
         place: usize,
         split: Split,
@@ -75,7 +73,6 @@ impl<'a> Examiner<'a> {
         step: u64,
         stop: &dyn Fn() -> bool,
     ) -> Result<Option<Vec<Evaluation>>, TrainError> {
-        self.evaluator.prepare(eval_split(split))?;
         let mut tally = self.evaluator.tally(eval_split(split));
         let users = match limit {
             0 => self.dataset.users(),
@@ -99,14 +96,13 @@ impl<'a> Examiner<'a> {
     ///
     /// # Errors
     /// As [`Examiner::peers`].
-    pub fn baselines(&mut self, reporter: &mut dyn Reporter) -> Result<(), TrainError> {
+    pub fn baselines(&self, reporter: &mut dyn Reporter) -> Result<(), TrainError> {
         let mut names = self.config.evaluation.baselines.clone();
         let method = self.config.method.name;
         if !method.is_trained() && !names.contains(&method) {
             names.insert(0, method);
         }
         for split in [Split::Valid, Split::Test] {
-            self.evaluator.prepare(eval_split(split))?;
             for name in &names {
                 for evaluation in self.baseline(*name, split)? {
                     reporter.evaluation(message(evaluation));
@@ -128,6 +124,15 @@ impl<'a> Examiner<'a> {
         let directory = self.run_directory.join(medley_common::run_directory::CANDIDATES);
         Ok(self.evaluator.write(&directory)?)
     }
+}
+
+/// The evaluator of a configuration.
+///
+/// # Errors
+/// When there are no candidates for a user.
+pub fn evaluator<'a>(config: &RunConfig, dataset: &'a Dataset) -> Result<Evaluator<'a>, TrainError> {
+    let protocols = config.evaluation.protocols.clone();
+    Ok(Evaluator::new(protocols, &dataset.sequences, dataset.items, config.evaluation.seed)?)
 }
 
 fn eval_split(split: Split) -> eval::Split {

@@ -48,7 +48,7 @@ impl Plan {
             optimizer: config.optimizer.clone(),
             dimension: config.network.dimension as f64,
             peers: config.cohort.peers,
-            slots: train.batch_size * config.samples.max_masks,
+            slots: train.batch_size * config.samples.slots(config.network.kind),
         }
     }
 
@@ -68,6 +68,12 @@ impl Plan {
         };
         let (start, end) = if name == "train" { (0, self.total_steps) } else { (start, end) };
         Stage { name, start, end }
+    }
+
+    /// Whether a validation after so many steps may choose the best parameters and count towards patience: what PeerRec's
+    /// first stage reaches is where the second one starts, not a result.
+    pub fn chooses_after(&self, steps: u64) -> bool {
+        self.method.name != MethodName::Peerrec || steps > self.second_stage
     }
 
     /// Whether the optimiser's moments are cleared before a step.
@@ -144,12 +150,107 @@ impl Plan {
         })
     }
 
-    /// alpha of a step: fixed, or falling by 0.98 every fiftieth of the steps (HAIL's released code for alpha < 0).
+    /// alpha of a step: fixed, or falling by 0.98 every fiftieth of the stage's steps (HAIL's released code for alpha < 0).
     fn alpha(&self, step: u64) -> f64 {
         if !self.method.anneal_alpha {
             return self.method.alpha;
         }
-        let period = (0.02 * self.total_steps as f64) as u64 + 1;
-        0.98f64.powf((step / period) as f64)
+        let stage = self.stage(step);
+        let period = (0.02 * (stage.end - stage.start) as f64) as u64 + 1;
+        0.98f64.powf(((step - stage.start) / period) as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// The plan of a configuration with settings as on the command line, 10 steps an epoch.
+    fn plan(settings: &[&str]) -> Plan {
+        let overrides: Vec<_> = settings.iter().map(|text| text.parse().unwrap()).collect();
+        let text =
+            "[data]\npath = \"none\"\n[train]\nsteps = 100\n[optimizer]\nwarmup_steps = 10\nlearning_rate = 1.0\n";
+        Plan::new(&medley_common::config::parse(text, "test", &overrides).unwrap(), 10)
+    }
+
+    fn rates(plan: &Plan, steps: [u64; 5]) -> [f64; 5] {
+        steps.map(|step| (plan.learning_rate(step) * 1e6).round() / 1e6)
+    }
+
+    #[test]
+    fn steps_are_given_or_come_from_epochs() {
+        assert_eq!(plan(&[]).total_steps(), 100);
+        assert_eq!(plan(&["train.steps=0", "train.epochs=3"]).total_steps(), 30);
+        assert_eq!(plan(&["method.name=popularity", "cohort.peers=1"]).total_steps(), 0);
+    }
+
+    #[test]
+    fn rates_rise_over_the_warm_up_and_then_follow_their_schedule() {
+        let steps = [0, 4, 9, 10, 99];
+        assert_eq!(rates(&plan(&[]), steps), [0.1, 0.5, 1.0, 0.9, 0.01]);
+        assert_eq!(rates(&plan(&["optimizer.schedule=constant"]), steps), [0.1, 0.5, 1.0, 1.0, 1.0]);
+        assert_eq!(rates(&plan(&["optimizer.warmup_steps=0"]), steps), [1.0, 0.96, 0.91, 0.9, 0.01]);
+        // 64^-0.5 = 1/8, and at the end of the warm-up both branches meet: 10^-0.5 / 8.
+        let noam = rates(&plan(&["optimizer.schedule=noam"]), steps);
+        assert_eq!(noam, [0.003953, 0.019764, 0.039528, 0.037689, 0.0125]);
+    }
+
+    #[test]
+    fn stages_have_schedules_of_their_own() {
+        let settings = ["method.name=peerrec", "method.stage_1_share=0.4", "method.reset_optimizer=true"];
+        let plan = plan(&settings);
+        let names = [0, 39, 40, 99].map(|step| plan.stage(step).name);
+        assert_eq!(names, ["stage-1", "stage-1", "stage-2", "stage-2"]);
+        assert_eq!(rates(&plan, [0, 39, 40, 49, 99]), [0.1, 0.025, 0.1, 1.0, 0.016667]);
+        let resets: Vec<u64> = (0..100).filter(|step| plan.resets_optimizer(*step)).collect();
+        assert_eq!(resets, [40]);
+        let choosing: Vec<u64> = (1..=100).filter(|steps| plan.chooses_after(*steps)).collect();
+        assert_eq!((choosing[0], choosing.len()), (41, 60));
+    }
+
+    #[test]
+    fn losses_are_those_of_the_method_and_stage() {
+        let kind = |settings: &[&str], step| match plan(settings).loss(step) {
+            LossSpec::CrossEntropy => "cross-entropy",
+            LossSpec::ReweightedCrossEntropy { .. } => "reweighted",
+            LossSpec::Mutual { .. } => "mutual",
+            LossSpec::Exclusivity(spec) if spec.teacher == LossTeacher::Mean => "mean",
+            LossSpec::Exclusivity(_) => "minimum group",
+        };
+        assert_eq!(kind(&[], 0), "mean");
+        assert_eq!(kind(&["method.name=single", "cohort.peers=1"], 0), "cross-entropy");
+        assert_eq!(kind(&["method.name=rce", "cohort.peers=1"], 0), "reweighted");
+        assert_eq!(kind(&["method.name=dml"], 99), "mutual");
+        assert_eq!(kind(&["method.name=peerrec"], 49), "mutual");
+        assert_eq!(kind(&["method.name=peerrec"], 50), "minimum group");
+        assert_eq!(kind(&["method.name=peerrec", "method.teacher=mean"], 50), "mean");
+    }
+
+    #[test]
+    fn noise_is_sought_where_the_method_filters_it() {
+        assert_eq!(plan(&[]).truncation(0), None, "beta is 0");
+        assert_eq!(plan(&["method.name=dml", "method.beta=0.1"]).truncation(0), None);
+        let peerrec = plan(&["method.name=peerrec", "method.beta=0.1"]);
+        assert!(peerrec.truncation(49).is_none() && peerrec.truncation(50).is_some());
+        let causal = ["method.beta=0.1", "network.kind=causal", "samples.max_length=50", "train.batch_size=4"];
+        assert_eq!(plan(&causal).slots(), 200);
+        assert_eq!(plan(&["samples.max_masks=3", "train.batch_size=4"]).slots(), 12);
+    }
+
+    #[test]
+    fn alpha_is_fixed_or_falls_every_fiftieth_of_the_steps() {
+        let alpha = |settings: &[&str], step| match plan(settings).loss(step) {
+            LossSpec::Exclusivity(spec) => spec.alpha,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(alpha(&["method.alpha=0.3"], 77), 0.3);
+        let annealed = ["method.anneal_alpha=true"];
+        // A hundred steps have periods of int(0.02 · 100) + 1 = 3.
+        assert_eq!([0, 2, 3, 6].map(|step| alpha(&annealed, step)), [1.0, 1.0, 0.98, 0.98 * 0.98]);
+        // The second stage of 50 steps has periods of 2.
+        let second = ["method.anneal_alpha=true", "method.name=peerrec"];
+        assert_eq!([50, 51, 52].map(|step| alpha(&second, step)), [1.0, 1.0, 0.98]);
     }
 }

@@ -111,8 +111,8 @@ impl Learner {
 
         let shared = all_reduce(exchange, &shared)?;
         let norms: Vec<f64> = private.iter().map(squared_norm).collect();
-        let report = agree(exchange, &norms, &gradients.losses, stop)?;
-        let norm = (squared_norm(&shared) + report.private_norms.iter().sum::<f64>()).sqrt();
+        let report = agree(exchange, squared_norm(&shared), &norms, &gradients.losses, stop)?;
+        let norm = (report.shared_norm + report.private_norms.iter().sum::<f64>()).sqrt();
         split.reduce = lap.time();
         let losses = means(&report.losses, targets.len());
         if !norm.is_finite() || losses.iter().any(|loss| !loss.total.is_finite()) {
@@ -175,18 +175,28 @@ const LOSSES: usize = 5;
 
 /// What all workers know after a step.
 struct Report {
+    /// Squared, as rank 0 computed it.
+    shared_norm: f64,
+    /// Squared, by peer.
     private_norms: Vec<f64>,
     /// Sums over the batch's rows, by peer: total, cross-entropy, positive, negative, divergence.
     losses: Vec<[f64; LOSSES]>,
     stop: bool,
 }
 
-/// Gathers squared norms of private gradients, loss sums and stop requests, and adds them up in the order of ranks and
-/// peers, so that all workers hold the same bits.
-fn agree(exchange: &mut Exchange, norms: &[f64], losses: &LossSums, stop: bool) -> Result<Report, TrainError> {
+/// Gathers squared norms of gradients, loss sums and stop requests, and adds them up in the order of ranks and peers, so
+/// that all workers hold the same bits. The shared gradient is everybody's, but unlike processors may differ in the last
+/// bit of its norm: rank 0's counts.
+fn agree(
+    exchange: &mut Exchange,
+    shared_norm: f64,
+    norms: &[f64],
+    losses: &LossSums,
+    stop: bool,
+) -> Result<Report, TrainError> {
     let placement = exchange.placement().clone();
     let peers = placement.peers();
-    let mut mine = vec![f64::from(u8::from(stop))];
+    let mut mine = vec![f64::from(u8::from(stop)), shared_norm];
     mine.extend(losses.peers.iter().flat_map(|p| [p.total, p.ce, p.pos, p.neg, p.kl]));
     let common = mine.len();
     mine.extend_from_slice(norms);
@@ -195,11 +205,15 @@ fn agree(exchange: &mut Exchange, norms: &[f64], losses: &LossSums, stop: bool) 
     let mut parts: Vec<&mut [f32]> = received.iter_mut().map(Vec::as_mut_slice).collect();
     exchange.collective().all_gather(&split_numbers(&mine), &mut parts)?;
 
-    let mut report = Report { private_norms: vec![0.0; peers], losses: vec![[0.0; LOSSES]; peers], stop: false };
+    let mut report =
+        Report { shared_norm: 0.0, private_norms: vec![0.0; peers], losses: vec![[0.0; LOSSES]; peers], stop: false };
     for (rank, received) in received.iter().enumerate() {
         let numbers = join_numbers(received);
         report.stop |= numbers[0] > 0.0;
-        for (sum, part) in report.losses.iter_mut().zip(numbers[1..common].chunks_exact(LOSSES)) {
+        if rank == 0 {
+            report.shared_norm = numbers[1];
+        }
+        for (sum, part) in report.losses.iter_mut().zip(numbers[2..common].chunks_exact(LOSSES)) {
             sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
         }
         for (peer, norm) in placement.peers_of(rank).iter().zip(&numbers[common..]) {

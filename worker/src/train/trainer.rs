@@ -2,9 +2,9 @@
 
 use super::error::TrainError;
 use super::evaluation::Examiner;
+use super::saving::Snapshot;
 use super::schedule::Plan;
 use super::step::{Learner, StepOutcome, join_numbers, split_numbers};
-use crate::checkpoint;
 use crate::collective::Traffic;
 use crate::data::{Dataset, SampleSet, Split};
 use crate::exchange::Exchange;
@@ -14,7 +14,7 @@ use medley_common::manifest::TrainingState;
 use medley_common::proto;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tch::{Device, Tensor};
+use tch::Device;
 
 /// Who is told what a worker does: the session with the coordinator, or a test.
 pub trait Reporter {
@@ -30,38 +30,35 @@ pub trait Reporter {
     fn stop_requested(&self) -> bool;
 }
 
-/// Longest wait for the others after an evaluation, which workers finish at different times.
-const EVALUATION_DEADLINE: Duration = Duration::from_secs(600);
+/// Longest wait for the others after an evaluation, which workers finish at different times. One that dies meanwhile ends
+/// the wait at once: the coordinator hears of it and ends the session.
+const EVALUATION_DEADLINE: Duration = Duration::from_secs(24 * 3600);
 
 /// One worker's part of a training.
 pub struct Trainer<'a> {
-    config: &'a RunConfig,
-    dataset: &'a Dataset,
+    pub(super) config: &'a RunConfig,
+    pub(super) dataset: &'a Dataset,
     samples: SampleSet,
     plan: Plan,
-    learner: Learner,
-    exchange: Exchange,
+    pub(super) learner: Learner,
+    pub(super) exchange: Exchange,
     examiner: Examiner<'a>,
-    run_directory: PathBuf,
-    state: TrainingState,
+    pub(super) run_directory: PathBuf,
+    pub(super) state: TrainingState,
     /// Committed steps.
-    step: u64,
+    pub(super) step: u64,
+    /// The step of the last checkpoint.
+    pub(super) saved: Option<u64>,
     evaluation_time: Duration,
     /// Parameters at the best validation, where training may stop early.
-    best: Option<Snapshot>,
-}
-
-/// Flat values of the shared parameters and the hosted encoders.
-struct Snapshot {
-    shared: Tensor,
-    encoders: Vec<Tensor>,
+    pub(super) best: Option<Snapshot>,
 }
 
 impl<'a> Trainer<'a> {
     /// Draws the networks of the peers hosted here and prepares their samples.
     ///
     /// # Errors
-    /// When the data yields no samples, or a batch fewer rows than there are peers.
+    /// When the data yields no samples or candidates, or a batch fewer rows than there are peers.
     pub fn new(
         config: &'a RunConfig,
         dataset: &'a Dataset,
@@ -72,7 +69,7 @@ impl<'a> Trainer<'a> {
         let plan = Plan::new(config, samples.steps_per_epoch(config.train.batch_size) as u64);
         let network = Network::draw(config, dataset.items, exchange.placement().own(), Device::Cpu);
         let learner = Learner::new(network, &config.optimizer);
-        let examiner = Examiner::new(config, dataset, run_directory);
+        let examiner = Examiner::new(config, dataset, run_directory)?;
         Ok(Self {
             config,
             dataset,
@@ -84,56 +81,10 @@ impl<'a> Trainer<'a> {
             run_directory: run_directory.to_owned(),
             state: TrainingState { items: dataset.items as u64, ..TrainingState::default() },
             step: 0,
+            saved: None,
             evaluation_time: Duration::ZERO,
             best: None,
         })
-    }
-
-    /// Goes on from a committed checkpoint, as if training had never stopped.
-    ///
-    /// # Errors
-    /// When the checkpoint is damaged or does not fit.
-    pub fn restore(&mut self, directory: &Path) -> Result<(), TrainError> {
-        let manifest = checkpoint::open(directory)?;
-        if manifest.data_hash != self.dataset.hash {
-            return Err(TrainError::Input(format!(
-                "{}: the checkpoint was trained on other data than {}; resume with the data that it was trained on",
-                directory.display(),
-                self.config.data.path.display()
-            )));
-        }
-        self.read(directory)?;
-        let network = &self.learner.network;
-        let shared = &network.shared.parameters;
-        checkpoint::read_moments(directory, checkpoint::SHARED_OPTIMIZER, shared, &mut self.learner.shared_moments)?;
-        let hosted = network.peers.iter().zip(&network.encoders).zip(&mut self.learner.peer_moments);
-        for ((peer, encoder), moments) in hosted {
-            checkpoint::read_moments(directory, &checkpoint::peer_optimizer_file(*peer), &encoder.parameters, moments)?;
-        }
-        self.step = manifest.step;
-        self.learner.updates = manifest.state.optimizer_steps;
-        self.state = manifest.state;
-        if self.config.train.patience > 0 && self.state.best_metric.is_some() {
-            self.restore_best(directory)?;
-        }
-        Ok(())
-    }
-
-    /// Parameters of the best validation so far come from its own checkpoint.
-    fn restore_best(&mut self, current: &Path) -> Result<(), TrainError> {
-        let best = medley_common::run_directory::checkpoint(&self.run_directory, self.state.best_step);
-        self.read(&best)?;
-        self.best = Some(self.snapshot());
-        self.read(current)
-    }
-
-    fn read(&self, directory: &Path) -> Result<(), TrainError> {
-        let network = &self.learner.network;
-        checkpoint::read_parameters(directory, checkpoint::SHARED, &network.shared.parameters)?;
-        for (peer, encoder) in network.peers.iter().zip(&network.encoders) {
-            checkpoint::read_parameters(directory, &checkpoint::peer_file(*peer), &encoder.parameters)?;
-        }
-        Ok(())
     }
 
     /// Trains to the end, evaluates, and returns what to tell the coordinator.
@@ -145,6 +96,7 @@ impl<'a> Trainer<'a> {
         self.exchange.take_traffic();
         reporter.ready(self.describe());
         let mut reason = self.train(reporter)?;
+        self.save(reporter)?;
         if reason != "stopped" && !self.finish(reporter)? {
             reason = "stopped";
         }
@@ -174,31 +126,38 @@ impl<'a> Trainer<'a> {
 
     /// Steps until the plan, patience or a request ends them; says which.
     fn train(&mut self, reporter: &mut dyn Reporter) -> Result<&'static str, TrainError> {
-        let train = &self.config.train;
         // A run that had stopped early and is resumed has nothing more to learn.
-        if train.patience > 0 && self.state.evaluations_without_improvement >= train.patience {
+        if self.is_out_of_patience() {
             return Ok("early-stopping");
         }
         while self.step < self.plan.total_steps() {
             let stop = self.one_step(reporter)?;
             let last = self.step == self.plan.total_steps();
-            let mut improved = false;
-            if !last && due(self.step, train.evaluate_every) && !self.config.data.train_on_validation {
-                improved = self.validate(reporter)?;
-                if train.patience > 0 && self.state.evaluations_without_improvement >= train.patience {
-                    self.save(reporter)?;
-                    return Ok("early-stopping");
-                }
-            }
-            let keep_best = improved && train.patience > 0;
-            if (stop && !last) || keep_best || (!last && due(self.step, train.checkpoint_every)) {
-                self.save(reporter)?;
+            let improved = self.validates_now(last) && self.validate(reporter)?;
+            if self.is_out_of_patience() {
+                return Ok("early-stopping");
             }
             if stop && !last {
                 return Ok("stopped");
             }
+            let keeps_best = improved && self.config.train.patience > 0;
+            if !last && (keeps_best || due(self.step, self.config.train.checkpoint_every)) {
+                self.save(reporter)?;
+            }
         }
         Ok("steps")
+    }
+
+    fn is_out_of_patience(&self) -> bool {
+        let patience = self.config.train.patience;
+        patience > 0 && self.state.evaluations_without_improvement >= patience
+    }
+
+    /// The last step has its evaluation after the training; but where the best step counts, the last may be it.
+    fn validates_now(&self, last: bool) -> bool {
+        let train = &self.config.train;
+        let now = if last { train.patience > 0 } else { due(self.step, train.evaluate_every) };
+        now && !self.config.data.train_on_validation
     }
 
     /// Takes a step and reports it; returns whether somebody asked to stop.
@@ -251,7 +210,7 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// Validates the hosted peers and agrees with the others on the best; returns whether it got better.
+    /// Validates the hosted peers and agrees with the others on the best; returns whether it is the best so far.
     fn validate(&mut self, reporter: &mut dyn Reporter) -> Result<bool, TrainError> {
         let start = Instant::now();
         let limit = self.config.evaluation.validation_users;
@@ -259,6 +218,9 @@ impl<'a> Trainer<'a> {
         let mine = self.examiner.peers(&self.learner.network, Split::Valid, limit, self.step, false, reporter)?;
         let best = self.agree_on_best(mine.unwrap_or(f64::NEG_INFINITY))?;
         self.evaluation_time += start.elapsed();
+        if !self.plan.chooses_after(self.step) {
+            return Ok(false);
+        }
         let improved = self.state.best_metric.is_none_or(|before| best > before);
         if improved {
             self.state.best_metric = Some(best);
@@ -286,22 +248,16 @@ impl<'a> Trainer<'a> {
         Ok(received.iter().flat_map(|floats| join_numbers(floats)).fold(f64::NEG_INFINITY, f64::max))
     }
 
-    /// The end: the best parameters where training may stop early, a checkpoint, the full evaluation. Returns false where a
-    /// request to stop cut the evaluation short; the checkpoint is written by then.
+    /// The end: the full evaluation, of the best parameters where training may stop early. Returns false where a request
+    /// to stop cut it short.
     fn finish(&mut self, reporter: &mut dyn Reporter) -> Result<bool, TrainError> {
         let start = Instant::now();
         if self.config.method.name.is_trained() {
-            if let Some(best) = &self.best
-                && self.state.best_step != self.step
-            {
-                self.restore_snapshot(best);
-            } else {
-                self.save(reporter)?;
-            }
+            let step = self.return_to_best();
             let network = &self.learner.network;
             let splits = [Split::Valid, Split::Test];
             for split in splits.into_iter().skip(usize::from(self.config.data.train_on_validation)) {
-                if self.examiner.peers(network, split, 0, self.step, true, reporter)?.is_none() {
+                if self.examiner.peers(network, split, 0, step, true, reporter)?.is_none() {
                     return Ok(false);
                 }
             }
@@ -312,65 +268,6 @@ impl<'a> Trainer<'a> {
         }
         self.evaluation_time += start.elapsed();
         Ok(true)
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        let network = &self.learner.network;
-        Snapshot {
-            shared: network.shared.parameters.values().copy(),
-            encoders: network.encoders.iter().map(|encoder| encoder.parameters.values().copy()).collect(),
-        }
-    }
-
-    fn restore_snapshot(&self, snapshot: &Snapshot) {
-        let _guard = tch::no_grad_guard();
-        let network = &self.learner.network;
-        network.shared.parameters.values().shallow_clone().copy_(&snapshot.shared);
-        for (encoder, values) in network.encoders.iter().zip(&snapshot.encoders) {
-            encoder.parameters.values().shallow_clone().copy_(values);
-        }
-    }
-
-    /// Writes this worker's files of a checkpoint of the committed step.
-    fn save(&self, reporter: &mut dyn Reporter) -> Result<(), TrainError> {
-        let relative = checkpoint::staging(self.step);
-        let directory = self.run_directory.join(&relative);
-        let files = self.write_files(&directory).map_err(|source| TrainError::Write { path: directory, source })?;
-        let state = match self.exchange.placement().rank() {
-            0 => serde_json::to_string(&self.state).map_err(|error| TrainError::Input(error.to_string()))?,
-            _ => String::new(),
-        };
-        reporter.shards(proto::ShardsWritten {
-            step: self.step,
-            staging: relative.display().to_string(),
-            files,
-            state,
-        });
-        Ok(())
-    }
-
-    fn write_files(&self, directory: &Path) -> std::io::Result<Vec<proto::ShardFile>> {
-        std::fs::create_dir_all(directory)?;
-        let learner = &self.learner;
-        let network = &learner.network;
-        let mut files = Vec::new();
-        if self.exchange.placement().rank() == 0 {
-            let shared = &network.shared.parameters;
-            files.push(checkpoint::write_parameters(directory, checkpoint::SHARED, shared)?);
-            let moments = &learner.shared_moments;
-            files.push(checkpoint::write_moments(directory, checkpoint::SHARED_OPTIMIZER, shared, moments)?);
-        }
-        for ((peer, encoder), moments) in network.peers.iter().zip(&network.encoders).zip(&learner.peer_moments) {
-            let own = &encoder.parameters;
-            files.push(checkpoint::write_parameters(directory, &checkpoint::peer_file(*peer), own)?);
-            files.push(checkpoint::write_moments(directory, &checkpoint::peer_optimizer_file(*peer), own, moments)?);
-        }
-        let report = |file: medley_common::manifest::ManifestFile| proto::ShardFile {
-            name: file.name,
-            bytes: file.bytes,
-            sha256: file.sha256,
-        };
-        Ok(files.into_iter().map(report).collect())
     }
 }
 

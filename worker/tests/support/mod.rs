@@ -27,6 +27,7 @@ pub struct Recorder {
     pub evaluations: Vec<proto::Evaluation>,
     pub shards: Vec<proto::ShardsWritten>,
     pub stop_after: Option<u64>,
+    pub completed: Option<proto::Completed>,
 }
 
 impl Reporter for Recorder {
@@ -61,8 +62,7 @@ pub fn configuration(data: &Path, overrides: &[&str]) -> RunConfig {
          [evaluation]\nprotocols = [\"uniform99\", \"full\"]\n[exchange]\ndeadline_seconds = 60.0\n",
         data.display().to_string()
     );
-    let mut all =
-        vec!["train.metric_protocol=full".parse().unwrap(), "evaluation.protocols=[\"full\"]".parse().unwrap()];
+    let mut all = vec!["evaluation.protocols=[\"full\"]".parse().unwrap()];
     all.extend(overrides.iter().map(|text| text.parse().unwrap()));
     config::parse(&text, "test", &all).unwrap()
 }
@@ -96,7 +96,7 @@ pub fn train(
                         trainer.restore(checkpoint).unwrap();
                     }
                     let mut recorder = Recorder { stop_after, ..Recorder::default() };
-                    trainer.run(&mut recorder).unwrap();
+                    recorder.completed = Some(trainer.run(&mut recorder).unwrap());
                     recorder
                 })
             })
