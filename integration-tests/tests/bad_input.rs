@@ -16,6 +16,7 @@ fn check(output: &Output, arguments: &[&str], says: &[&str]) {
     let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(exit::BAD_INPUT), "{arguments:?}: {message}");
     assert_eq!(message.trim_end().lines().count(), 1, "{arguments:?}: {message}");
+    assert_eq!(message.matches("error:").count(), 1, "{arguments:?}: {message}");
     for part in says {
         assert!(message.contains(part), "{arguments:?} should mention {part:?}: {message}");
     }
@@ -66,7 +67,7 @@ fn data_files() {
     assert_data_refused(overflow, &["data.format=user-item"], &["bad:3", "overflow"]);
     assert_data_refused(b"1 7\n1 7\n1 7\n1 7\n", &["data.format=user-item"], &["bad", "one item"]);
     // User 1 has had all there is, so that there is nothing to rank the target among.
-    let everything = b"1 1\n1 2\n1 3\n2 1\n2 2\n2 1\n";
+    let everything = b"1 1\n1 2\n1 3\n1 1\n2 1\n2 2\n2 1\n2 2\n";
     assert_data_refused(
         everything,
         &["data.format=user-item", "evaluation.protocols=[\"uniform99\"]"],

@@ -58,19 +58,21 @@ pub async fn preflight(binary: &WorkerBinary, config: &RunConfig) -> Result<Pref
     let ((), output) = tokio::join!(write, child.wait_with_output());
     let output = output.map_err(|error| unusable(error.to_string()))?;
     let complaint = String::from_utf8_lossy(&output.stderr);
+    // Whoever prints the complaint marks it as an error; the worker has done so too.
+    let complaint = last_line(&complaint).map(|line| line.strip_prefix("error: ").unwrap_or(&line).to_owned());
     match output.status.code() {
         Some(exit::SUCCESS) => {
             let text = String::from_utf8_lossy(&output.stdout);
             let line = last_line(&text).unwrap_or_default();
             serde_json::from_str(&line).map_err(|error| unusable(format!("`check` printed no result: {error}")))
         }
-        Some(exit::BAD_INPUT) => Err(LaunchError::BadInput(
-            last_line(&complaint).unwrap_or_else(|| "the worker refused the configuration".into()),
-        )),
+        Some(exit::BAD_INPUT) => {
+            Err(LaunchError::BadInput(complaint.unwrap_or_else(|| "the worker refused the configuration".into())))
+        }
         _ => Err(LaunchError::CheckFailed {
             path: binary.path().to_owned(),
             status: super::process::describe(output.status),
-            message: last_line(&complaint).unwrap_or_else(|| "it wrote nothing".into()),
+            message: complaint.unwrap_or_else(|| "it wrote nothing".into()),
         }),
     }
 }
@@ -98,7 +100,7 @@ mod tests {
 
     #[tokio::test]
     async fn refusals_are_passed_on_word_for_word() {
-        let error = check("echo 'data.txt:3: empty line; remove it' >&2; exit 2").await.unwrap_err();
+        let error = check("echo 'error: data.txt:3: empty line; remove it' >&2; exit 2").await.unwrap_err();
         assert_eq!(error.exit_code(), exit::BAD_INPUT);
         assert_eq!(error.to_string(), "data.txt:3: empty line; remove it");
         let error = check("echo 'out of memory' >&2; exit 1").await.unwrap_err();
