@@ -21,7 +21,7 @@ pub fn draw(header: &[&str], rows: &[Vec<String>], text_columns: usize, style: S
     let mut table = Table::new();
     table
         .load_preset(match style {
-            Style::Plain => presets::UTF8_HORIZONTAL_ONLY,
+            Style::Plain => presets::NOTHING,
             Style::Markdown => presets::ASCII_MARKDOWN,
         })
         .set_content_arrangement(ContentArrangement::Disabled)

@@ -179,7 +179,7 @@ fn line(event: &Event) -> Option<String> {
         Event::WorkerLost { worker, reason } => format!("lost {worker}: {reason}"),
         Event::Warning { message } => format!("warning: {message}"),
         Event::Finished { outcome, .. } if outcome == "failed" => return None,
-        Event::Finished { message, outcome, .. } => format!("{outcome}: {message}"),
+        Event::Finished { message, .. } => message.clone(),
         Event::Step(_) | Event::WorkerJoined { .. } | Event::WorkerCompleted { .. } | Event::Generation { .. } => {
             return None;
         }
