@@ -2,12 +2,13 @@
 //!
 //! A batch goes in, gradients come out; data flows one way:
 //! [`data`] → [`model`] → [`exchange`] + [`loss`] → [`train`] → [`eval`], over [`collective`], with [`checkpoint`] beside
-//! them. [`session`] is the line to the coordinator, [`cli`] the commands of the binary.
+//! them. [`device`] says where it is computed, [`session`] is the line to the coordinator, [`cli`] the commands of the binary.
 
 pub mod checkpoint;
 pub mod cli;
 pub mod collective;
 pub mod data;
+pub mod device;
 pub mod eval;
 pub mod exchange;
 pub mod loss;

@@ -166,6 +166,7 @@ pub fn identity(config: &RunConfig) -> String {
     essence.data.path.clone_from(&defaults.data.path);
     essence.cohort.workers = defaults.cohort.workers;
     essence.train.threads = defaults.train.threads;
+    essence.train.device = defaults.train.device;
     essence.train.checkpoint_every = defaults.train.checkpoint_every;
     essence.exchange = defaults.exchange;
     essence.output = defaults.output;

@@ -433,6 +433,8 @@ pub struct TrainConfig {
     pub metric_protocol: Option<Protocol>,
     /// Threads of a worker; 0: its share of the machine's cores.
     pub threads: usize,
+    /// What a worker computes on.
+    pub device: DeviceChoice,
 }
 
 impl Default for TrainConfig {
@@ -447,8 +449,22 @@ impl Default for TrainConfig {
             metric: "NDCG@10".into(),
             metric_protocol: None,
             threads: 0,
+            device: DeviceChoice::Auto,
         }
     }
+}
+
+/// What a worker computes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceChoice {
+    /// A GPU where there is one that libtorch can use, else the processor.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+    /// A GPU; workers take those of a machine in turn.
+    Cuda,
 }
 
 /// How peers exchange what they believe.

@@ -1,6 +1,7 @@
 //! `medley-worker check`: what a coordinator asks before it writes anything.
 
 use crate::data::{Dataset, DatasetStatistics};
+use crate::device;
 use crate::train::TrainError;
 use crate::train::evaluation::evaluator;
 use crate::train::schedule::Plan;
@@ -22,6 +23,7 @@ pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
     let dataset = Dataset::load(&config.data)?;
     let samples = samples(&config, &dataset)?;
     evaluator(&config, &dataset)?;
+    device::choose(config.train.device, 0)?;
     let statistics = DatasetStatistics::of(&dataset);
     let steps_per_epoch = samples.steps_per_epoch(config.train.batch_size) as u64;
     let report = serde_json::json!({

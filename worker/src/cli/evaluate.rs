@@ -2,6 +2,7 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::data::{Dataset, Split};
+use crate::device;
 use crate::model::Network;
 use crate::train::TrainError;
 use crate::train::evaluation::Examiner;
@@ -12,7 +13,6 @@ use medley_common::method::METRICS;
 use medley_common::run_directory;
 use medley_common::summary::Evaluation;
 use std::path::{Path, PathBuf};
-use tch::Device;
 
 /// Evaluate the peers of a checkpoint.
 ///
@@ -57,8 +57,9 @@ pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
             config.data.path.display()
         )));
     }
+    let device = device::choose(config.train.device, 0)?;
     let peers: Vec<u32> = (0..checkpoint.manifest.peers).collect();
-    let network = Network::draw(&config, dataset.items, &peers, Device::Cpu);
+    let network = Network::draw(&config, dataset.items, &peers, device);
     checkpoint.restore_network(&network)?;
     let split = if arguments.split == "valid" { Split::Valid } else { Split::Test };
     let examiner = Examiner::new(&config, &dataset, directory)?;

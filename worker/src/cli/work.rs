@@ -2,10 +2,11 @@
 
 use crate::collective::{AbortHandle, Collective, Listener, LocalCollective, Membership, Options, TcpCollective};
 use crate::data::Dataset;
+use crate::device;
 use crate::exchange::{Exchange, Placement};
 use crate::session::{Session, watch};
 use crate::train::{Reporter, TrainError, Trainer};
-use medley_common::config::{self, RunConfig};
+use medley_common::config::{self, DeviceChoice, RunConfig};
 use medley_common::proto;
 use medley_common::proto::worker_message::Body as Report;
 use std::path::Path;
@@ -57,7 +58,7 @@ pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
     use_threads(arguments.threads);
     let listener = Listener::bind(&*arguments.listen)?;
     let session = Session::join(&arguments.coordinator, introduction(arguments, &listener))?;
-    let outcome = take_part(&session, &listener);
+    let outcome = take_part(&session, &listener, arguments.slot);
     match outcome {
         Ok(()) => {
             session.close();
@@ -97,7 +98,7 @@ fn introduction(arguments: &Arguments, listener: &Listener) -> proto::JoinReques
         token: arguments.token.clone(),
         slot: arguments.slot,
         data_address: listener.local_addr().to_string(),
-        device: "cpu".into(),
+        device: device::choose(DeviceChoice::Auto, arguments.slot).map_or_else(|error| error.to_string(), device::name),
         memory_bytes: total_memory_bytes(),
         process_id: std::process::id(),
         host: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().into(),
@@ -110,14 +111,15 @@ fn total_memory_bytes() -> u64 {
     total.and_then(|text| text.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-fn take_part(session: &Session, listener: &Listener) -> Result<(), TrainError> {
+fn take_part(session: &Session, listener: &Listener, slot: u32) -> Result<(), TrainError> {
     let assignment = session.assignment(ASSIGNMENT_DEADLINE)?;
     let config = config::parse(&assignment.config, "the assignment", &[])?;
-    tracing::info!(rank = assignment.rank, workers = assignment.members.len(), "assigned");
+    let device = device::choose(config.train.device, slot)?;
+    tracing::info!(rank = assignment.rank, workers = assignment.members.len(), ?device, "assigned");
     let dataset = Dataset::load(&config.data)?;
     let exchange = meet(session, listener, &assignment, &config)?;
     let run_directory = Path::new(&assignment.run_directory);
-    let mut trainer = Trainer::new(&config, &dataset, exchange, run_directory)?;
+    let mut trainer = Trainer::new(&config, &dataset, exchange, device, run_directory)?;
     if !assignment.checkpoint.is_empty() {
         trainer.restore(&run_directory.join(&assignment.checkpoint))?;
     }

@@ -2,7 +2,7 @@
 
 use super::floats;
 use crate::model::Shared;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Bytes of logits worked on at once where the configuration leaves the choice: about what a core's second-level cache
 /// holds.
@@ -100,7 +100,14 @@ impl Transformed {
     }
 }
 
-/// A chunk of logits as a slice for the loss, on which `work` writes their gradients.
+/// A chunk of logits as a slice for the loss, on which `work` writes their gradients; those of a GPU come to main memory
+/// and go back.
 pub fn on_slice<T>(logits: &mut Tensor, work: impl FnOnce(&mut [f32]) -> T) -> T {
-    work(floats::slice_mut(logits))
+    if logits.device() == Device::Cpu {
+        return work(floats::slice_mut(logits));
+    }
+    let mut copy = logits.to_device(Device::Cpu);
+    let result = work(floats::slice_mut(&mut copy));
+    logits.copy_(&copy);
+    result
 }

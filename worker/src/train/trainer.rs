@@ -63,11 +63,12 @@ impl<'a> Trainer<'a> {
         config: &'a RunConfig,
         dataset: &'a Dataset,
         exchange: Exchange,
+        device: Device,
         run_directory: &Path,
     ) -> Result<Self, TrainError> {
         let samples = samples(config, dataset)?;
         let plan = Plan::new(config, samples.steps_per_epoch(config.train.batch_size) as u64);
-        let network = Network::draw(config, dataset.items, exchange.placement().own(), Device::Cpu);
+        let network = Network::draw(config, dataset.items, exchange.placement().own(), device);
         let learner = Learner::new(network, &config.optimizer);
         let examiner = Examiner::new(config, dataset, run_directory)?;
         Ok(Self {

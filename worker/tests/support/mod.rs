@@ -91,7 +91,7 @@ pub fn train(
                     let placement = Placement::new(ranks.to_vec(), rank).unwrap();
                     let mode = config.exchange.mode;
                     let exchange = Exchange::new(collective, placement, mode, config.exchange.chunk_rows);
-                    let mut trainer = Trainer::new(config, dataset, exchange, run_directory).unwrap();
+                    let mut trainer = Trainer::new(config, dataset, exchange, tch::Device::Cpu, run_directory).unwrap();
                     if let Some(checkpoint) = checkpoint {
                         trainer.restore(checkpoint).unwrap();
                     }

@@ -1,0 +1,88 @@
+//! Where a worker computes: on a GPU where there is one, else on the processor.
+//!
+//! Networks live on the device; what crosses the wire and the losses of a chunk of rows pass through main memory. The
+//! binary is linked to the CPU part of libtorch alone and loads the CUDA part, which `GPU=1 make setup` installs whole,
+//! where the system shows a GPU: one binary serves both.
+
+use crate::train::TrainError;
+use medley_common::config::DeviceChoice;
+use std::path::Path;
+use std::sync::OnceLock;
+use tch::Device;
+
+/// Files by which drivers show a GPU: NVIDIA's on Linux, and Windows' in its subsystem for Linux.
+const DRIVER_FILES: [&str; 2] = ["/dev/nvidiactl", "/dev/dxg"];
+
+/// The device of the worker that fills a place: the GPUs of a machine are dealt out in turn.
+///
+/// # Errors
+/// When a GPU is asked for and cannot be used.
+pub fn choose(choice: DeviceChoice, slot: u32) -> Result<Device, TrainError> {
+    match (choice, gpus()) {
+        (DeviceChoice::Cpu, _) => Ok(Device::Cpu),
+        (_, Ok(count)) => Ok(Device::Cuda(slot as usize % count)),
+        (DeviceChoice::Auto, Err(reason)) => {
+            tracing::debug!(%reason, "computing on the processor");
+            Ok(Device::Cpu)
+        }
+        (DeviceChoice::Cuda, Err(reason)) => {
+            Err(TrainError::Input(format!("train.device: is \"cuda\", but {reason}; or use \"cpu\"")))
+        }
+    }
+}
+
+/// As the coordinator records it, such as `cuda:1`.
+pub fn name(device: Device) -> String {
+    match device {
+        Device::Cuda(index) => format!("cuda:{index}"),
+        _ => "cpu".into(),
+    }
+}
+
+/// How many GPUs can be used, at least one; or why none.
+fn gpus() -> &'static Result<usize, String> {
+    static GPUS: OnceLock<Result<usize, String>> = OnceLock::new();
+    GPUS.get_or_init(|| {
+        if !DRIVER_FILES.iter().any(|file| Path::new(file).exists()) {
+            return Err("no NVIDIA driver shows a GPU on this machine".into());
+        }
+        // SAFETY: libtorch's own libraries run no code on loading but the registration of their operators, for which they
+        // are made; the handle is never closed.
+        let library = unsafe { libloading::Library::new("libtorch_cuda.so") };
+        match library {
+            Ok(library) => std::mem::forget(library),
+            Err(error) => {
+                return Err(format!(
+                    "libtorch's CUDA part cannot be loaded ({error}); install it by `GPU=1 make setup`"
+                ));
+            }
+        }
+        match usize::try_from(tch::Cuda::device_count()) {
+            Ok(count) if count > 0 && tch::Cuda::is_available() => Ok(count),
+            _ => Err("libtorch finds no GPU that it can use; look at nvidia-smi".into()),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_processor_is_always_there_and_a_gpu_is_dealt_out_or_refused_with_a_reason() {
+        assert_eq!(choose(DeviceChoice::Cpu, 3).unwrap(), Device::Cpu);
+        match gpus() {
+            Ok(count) => {
+                let second_round = choose(DeviceChoice::Cuda, *count as u32).unwrap();
+                assert_eq!(second_round, Device::Cuda(0));
+                assert_eq!(choose(DeviceChoice::Auto, 0).unwrap(), Device::Cuda(0));
+            }
+            Err(reason) => {
+                let error = choose(DeviceChoice::Cuda, 0).unwrap_err();
+                assert!(error.is_bad_input() && error.to_string().contains(reason.as_str()), "{error}");
+                assert_eq!(choose(DeviceChoice::Auto, 0).unwrap(), Device::Cpu);
+            }
+        }
+    }
+}
