@@ -163,8 +163,19 @@ async fn workers_that_do_not_join_are_waited_for_no_longer_than_configured() {
 #[tokio::test]
 async fn a_second_stop_ends_at_once_a_job_whose_workers_do_not_listen() {
     let scene = Scene::new("deaf");
-    let stopper = scene.stop_when(2, |event| matches!(event, Event::Step(_) | Event::Ready { .. }));
-    let outcome = scene.run_with(false, stopper).await.unwrap();
+    let (stop, stops) = tokio::sync::mpsc::channel(1);
+    let job = scene.run_with(false, (stop.clone(), stops));
+    let ask_again_and_again = async {
+        fake::eventually("the first step", || !scene.progress().is_empty()).await;
+        let start = Instant::now();
+        while stop.send("the test asked".into()).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        start.elapsed()
+    };
+    let (outcome, asked) = tokio::join!(job, ask_again_and_again);
+    let outcome = outcome.unwrap();
+    assert!(asked >= Duration::from_secs(1), "what repeats the first request is no second one");
     assert_eq!(outcome.exit_code, exit::INTERRUPTED);
     assert!(outcome.message.contains("a second time"), "{}", outcome.message);
     scene.assert_all_workers_have_ended();

@@ -108,7 +108,7 @@ pub enum Event {
         /// Why.
         message: String,
     },
-    /// A person or the machine asks the job to stop. The second time: at once.
+    /// A person or the machine asks the job to stop. The second time, a second later or more: at once.
     StopRequested {
         /// Who, in words.
         reason: String,

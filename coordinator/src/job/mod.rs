@@ -63,7 +63,8 @@ pub struct Surroundings {
 }
 
 /// Runs a job to its end, with the worker binary and the signals of this process: SIGINT or SIGTERM stops it with a
-/// checkpoint, a second one at once. Observers are told of everything from the moment that the run directory exists.
+/// checkpoint, another one a second later at once. Observers are told of everything from the moment that the run
+/// directory exists.
 ///
 /// # Errors
 /// [`JobError`] where the job could not begin; nothing was written then where `exit_code()` is 2. A job that began
