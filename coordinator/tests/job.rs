@@ -133,10 +133,24 @@ async fn a_worker_that_closes_its_session_is_lost() {
 
 #[tokio::test]
 async fn bad_input_found_late_is_still_exit_code_2() {
-    let scene = Scene::new("bad-input");
-    let outcome = scene.run(false).await.unwrap();
-    assert_eq!(outcome.exit_code, exit::BAD_INPUT);
-    assert_eq!(outcome.message, "train.batch_size: too small");
+    // A single worker's steps are committed by the time that it fails.
+    for (role, workers, is_trained) in [("bad-input-at-once", 2, false), ("bad-input", 1, true)] {
+        let mut scene = Scene::new(role);
+        scene.config.cohort.workers = workers;
+        let outcome = scene.run(false).await.unwrap();
+        assert_eq!(outcome.exit_code, exit::BAD_INPUT);
+        assert_eq!(outcome.message, "train.batch_size: too small");
+        assert_eq!(scene.run_directory().exists(), is_trained, "only what holds no step is removed");
+    }
+}
+
+#[tokio::test]
+async fn bad_input_of_a_resumed_job_removes_nothing() {
+    let scene = Scene::new("bad-shard");
+    scene.run(false).await.unwrap();
+    let outcome = scene.again("bad-input-at-once").run(true).await.unwrap();
+    assert_eq!((outcome.exit_code, outcome.step), (exit::BAD_INPUT, 0));
+    assert!(scene.run_directory().join("run.toml").is_file());
 }
 
 #[tokio::test]

@@ -23,6 +23,13 @@ pub fn check_absent(run: &Path) -> Result<(), JobError> {
     }
 }
 
+/// Removes the run directory of a new job whose input is bad after all, so that a corrected job can take its name.
+pub fn withdraw(run: &Path) {
+    if let Err(error) = fs::remove_dir_all(run) {
+        tracing::warn!("cannot remove {}: {error}; remove it before the next attempt", run.display());
+    }
+}
+
 /// Makes a run directory with its configuration and its store, under another name that becomes the right one when
 /// all is there.
 ///

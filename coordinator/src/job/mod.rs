@@ -68,7 +68,8 @@ pub struct Surroundings {
 ///
 /// # Errors
 /// [`JobError`] where the job could not begin; nothing was written then where `exit_code()` is 2. A job that began
-/// and failed is an [`Outcome`].
+/// and failed is an [`Outcome`]; where a new job's input turns out to be bad before its first step, the run directory
+/// is removed again.
 pub async fn run(request: JobRequest, observers: Vec<Box<dyn Observer>>) -> Result<Outcome, JobError> {
     run_in(Surroundings::default(), request, observers).await
 }
@@ -83,11 +84,19 @@ pub async fn run_in(
     observers: Vec<Box<dyn Observer>>,
 ) -> Result<Outcome, JobError> {
     let mut stops = surroundings.stops.listen().map_err(JobError::Signals)?;
+    let made = (!request.resume).then(|| request.run_directory.clone());
     let begun = tokio::select! {
         begun = begin(surroundings.worker, request, observers) => begun?,
         reason = stops.recv() => return Ok(stopped_before_it_began(reason.as_deref())),
     };
-    Ok(begun.run(stops).await)
+    let outcome = begun.run(stops).await;
+    if let Some(directory) = made
+        && outcome.exit_code == exit::BAD_INPUT
+        && outcome.step == 0
+    {
+        directory::withdraw(&directory);
+    }
+    Ok(outcome)
 }
 
 fn stopped_before_it_began(reason: Option<&str>) -> Outcome {
