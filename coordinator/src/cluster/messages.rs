@@ -89,7 +89,7 @@ pub enum Event {
         slot: Slot,
         /// How: `with exit status 1`, `by signal 9 (SIGKILL)`.
         status: String,
-        /// The last line of its log, where there is one.
+        /// What it said of its end in its log, where it said something.
         last_words: Option<String>,
     },
     /// A checkpoint's manifest is in place.

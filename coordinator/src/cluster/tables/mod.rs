@@ -219,7 +219,7 @@ fn a_killed_worker_is_named_and_not_those_who_missed_it() {
         24 w1 exits by_signal_9_(SIGKILL) step_7
           -> log lost worker-1
           -> kill all
-          -> log finished at 0: worker 1 ended by signal 9 (SIGKILL) before its work was done; the last line of logs/worker-1.log: step 7
+          -> log finished at 0: worker 1 ended by signal 9 (SIGKILL) before its work was done; logs/worker-1.log says: step 7
           -> finish failed 1
         ",
     );
