@@ -8,7 +8,7 @@
 mod fake;
 
 use fake::{Scene, lines_of};
-use medley_common::events::Event;
+use medley_common::events::{Event, Trained};
 use medley_common::manifest::{Manifest, TrainingState};
 use medley_common::{exit, run_directory};
 use medley_coordinator::checkpoint;
@@ -57,7 +57,8 @@ async fn a_job_lives_its_whole_life() {
 
     let manifest: Manifest = checkpoint::verify(&scene.run_directory().join("checkpoints/step-6")).unwrap();
     assert_eq!((manifest.step, manifest.peers, manifest.data_hash.as_str()), (6, 2, "data"));
-    assert_eq!(manifest.state, TrainingState { best_step: 6, ..TrainingState::default() });
+    let state = TrainingState { best_step: 6, train_seconds: 0.5, rows: 30, bytes_sent: 7, ..Default::default() };
+    assert_eq!(manifest.state, state);
     assert_eq!(manifest.files.len(), 3);
     assert!(scene.run_directory().join("run.toml").is_file());
     assert!(lines_of(&scene.run_directory().join("logs/worker-1.log")).iter().any(|line| line.ends_with("released")));
@@ -82,7 +83,7 @@ async fn a_stopped_job_is_resumed_where_it_stood() {
     assert!(!stale.exists());
     let second = resumed.events();
     let started = |events: &[Event]| match &events[0] {
-        Event::JobStarted { job, resumed_from, .. } => (job.clone(), *resumed_from),
+        Event::JobStarted { job, resumed_from, trained_before, .. } => (job.clone(), *resumed_from, *trained_before),
         other => panic!("{other:?}"),
     };
     let generation = |events: &[Event]| {
@@ -91,7 +92,9 @@ async fn a_stopped_job_is_resumed_where_it_stood() {
             _ => None,
         })
     };
-    assert_eq!(started(&second), (started(&first).0, Some(step)));
+    let (job, ..) = started(&first);
+    assert_eq!(started(&first), (job.clone(), None, Trained::default()));
+    assert_eq!(started(&second), (job, Some(step), Trained { seconds: 0.5, rows: 5 * step, bytes_sent: 7 }));
     assert_eq!((generation(&first), generation(&second)), (Some(1), Some(2)));
     assert!(matches!(&second[1], Event::Warning { message } if message.contains("train.steps")));
     let kept = std::fs::read_to_string(resumed.run_directory().join("run.toml")).unwrap();

@@ -137,7 +137,7 @@ async fn begin(
             Beginning::new(directory::create(&run_directory, &config, &record)?, record)
         }
     };
-    let Beginning { store, mut record, checkpoint, warnings } = beginning;
+    let Beginning { store, mut record, checkpoint, trained, warnings } = beginning;
     record.generation += 1;
     record.status = "running".into();
     record.save(store.as_ref())?;
@@ -150,6 +150,7 @@ async fn begin(
         peers: settings.peers,
         workers: settings.workers,
         resumed_from: settings.resume.as_ref().map(|resume| resume.step),
+        trained_before: trained,
     };
     let warnings = warnings.into_iter().map(|message| JobEvent::Warning { message });
     for event in std::iter::once(started).chain(warnings) {
