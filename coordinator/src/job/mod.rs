@@ -164,6 +164,7 @@ async fn begin(
         token: token.clone(),
         workers: settings.workers,
         heartbeat: Duration::from_millis(config.launch.heartbeat_ms),
+        death: Duration::from_millis(config.launch.death_ms),
     };
     let server = Server::start(listener, admission, events.clone());
     let exits = events.clone();
