@@ -46,7 +46,7 @@ mod tests {
     fn what_says_most_of_the_end_is_quoted() {
         let panic = "thread 'main' (7) panicked at src/a.rs:1:2:\nindex out of bounds\nnote: run with `RUST_BACKTRACE=1` environment variable to display a backtrace";
         for (log, expected) in [
-            (format!("{INFO}\n{FAULT}\n{INFO}"), FAULT),
+            (format!("{INFO}\n{FAULT}\nleaving\n{INFO}"), FAULT),
             (format!("{FAULT}\n{INFO}\nerror: the disk is full\n{INFO}"), "error: the disk is full"),
             (format!("{panic}\n{INFO}"), "thread 'main' (7) panicked at src/a.rs:1:2: index out of bounds"),
             (
