@@ -33,6 +33,9 @@ pub enum Event {
         /// The step that a resumed job starts from; steps beyond it that stand earlier in the file were not
         /// committed to a checkpoint and are trained again.
         resumed_from: Option<u64>,
+        /// What that step's checkpoint says was trained up to it; zeros for a new job.
+        #[serde(default)]
+        trained_before: Trained,
     },
     /// A worker joined.
     WorkerJoined {
@@ -120,6 +123,17 @@ pub enum Event {
         /// One line for a person.
         message: String,
     },
+}
+
+/// Sums over the steps up to a checkpoint, from its manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Trained {
+    /// Wall time of the steps on the worker of rank 0.
+    pub seconds: f64,
+    /// Masked rows.
+    pub rows: u64,
+    /// Sent by the worker of rank 0.
+    pub bytes_sent: u64,
 }
 
 /// A committed step, merged over workers.
@@ -211,6 +225,7 @@ mod tests {
                 peers: 2,
                 workers: 2,
                 resumed_from: Some(20),
+                trained_before: Trained { seconds: 2.5, rows: 900, bytes_sent: 7 },
             },
             Event::Generation { generation: 3, placement: vec![vec![0], vec![1]] },
             Event::Warning { message: "disk full".into() },

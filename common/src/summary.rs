@@ -34,15 +34,19 @@ pub struct Summary {
     pub message: String,
     /// Steps committed.
     pub steps: u64,
-    /// Wall time of the whole job, over all resumptions' trained parts: training alone.
+    /// Wall time of `steps` steps, without evaluations: up to the checkpoint that the run was last resumed from, that
+    /// of the worker of rank 0, as the checkpoint's manifest has it; since then, the slowest worker's. Steps that
+    /// were lost and trained again count once.
     pub train_seconds: f64,
-    /// Wall time of the evaluations.
+    /// Wall time of the evaluations on the slowest worker, over all invocations whose workers came to their end.
     pub evaluation_seconds: f64,
-    /// Wall time of this invocation.
+    /// Wall time from the first event of an invocation to its last, over all invocations (the first and the
+    /// resumptions), with what was lost.
     pub wall_seconds: f64,
-    /// Masked rows trained on per second of training.
+    /// Masked rows trained on in `steps` steps, by `train_seconds`.
     pub rows_per_second: f64,
-    /// Mean over steps of the bytes that one worker sends, largest over workers.
+    /// Mean over `steps` steps of the bytes that one worker sends: up to the checkpoint that the run was last resumed
+    /// from, the worker of rank 0; since then, the one that sends most.
     pub bytes_exchanged_per_step: f64,
     /// Largest over workers.
     pub peak_memory_bytes: u64,

@@ -119,6 +119,29 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
+    fn only_a_second_after_the_first_does_a_stop_give_the_checkpoint_up(
+        mut echoes in prop::collection::vec(0u64..1_000, 0..8),
+        later in 1_000u64..2_000,
+    ) {
+        let patient = Duration::from_secs(60);
+        let mut cluster = Cluster::new(Settings { death: patient, stop: patient, workers: 1, ..settings(false) });
+        let joined = Event::Joined { slot: 0, process_id: 1, address: "a".into(), device: "cpu".into() };
+        let first = Duration::from_millis(7);
+        cluster.apply(Duration::ZERO, joined);
+        let stop = || Event::StopRequested { reason: "r".into() };
+        let was_sent = matches!(cluster.apply(first, stop())[..], [Action::SendStop { .. }]);
+        prop_assert!(was_sent);
+        echoes.sort_unstable();
+        for echo in echoes {
+            prop_assert_eq!(cluster.apply(first + Duration::from_millis(echo), stop()), vec![]);
+            let still_waits = matches!(cluster.state(), State::Stopping(Stopping::Asked { .. }));
+            prop_assert!(still_waits && !cluster.is_hurried());
+        }
+        let actions = cluster.apply(first + Duration::from_millis(later), stop());
+        prop_assert!(actions.contains(&Action::KillAll) && cluster.is_hurried());
+    }
+
+    #[test]
     fn whatever_happens_the_invariants_hold_and_the_job_ends(
         resumed in any::<bool>(),
         all_join in any::<bool>(),

@@ -8,7 +8,7 @@
 mod fake;
 
 use fake::{Scene, lines_of};
-use medley_common::events::Event;
+use medley_common::events::{Event, Trained};
 use medley_common::manifest::{Manifest, TrainingState};
 use medley_common::{exit, run_directory};
 use medley_coordinator::checkpoint;
@@ -57,7 +57,8 @@ async fn a_job_lives_its_whole_life() {
 
     let manifest: Manifest = checkpoint::verify(&scene.run_directory().join("checkpoints/step-6")).unwrap();
     assert_eq!((manifest.step, manifest.peers, manifest.data_hash.as_str()), (6, 2, "data"));
-    assert_eq!(manifest.state, TrainingState { best_step: 6, ..TrainingState::default() });
+    let state = TrainingState { best_step: 6, train_seconds: 0.5, rows: 30, bytes_sent: 7, ..Default::default() };
+    assert_eq!(manifest.state, state);
     assert_eq!(manifest.files.len(), 3);
     assert!(scene.run_directory().join("run.toml").is_file());
     assert!(lines_of(&scene.run_directory().join("logs/worker-1.log")).iter().any(|line| line.ends_with("released")));
@@ -82,7 +83,7 @@ async fn a_stopped_job_is_resumed_where_it_stood() {
     assert!(!stale.exists());
     let second = resumed.events();
     let started = |events: &[Event]| match &events[0] {
-        Event::JobStarted { job, resumed_from, .. } => (job.clone(), *resumed_from),
+        Event::JobStarted { job, resumed_from, trained_before, .. } => (job.clone(), *resumed_from, *trained_before),
         other => panic!("{other:?}"),
     };
     let generation = |events: &[Event]| {
@@ -91,7 +92,9 @@ async fn a_stopped_job_is_resumed_where_it_stood() {
             _ => None,
         })
     };
-    assert_eq!(started(&second), (started(&first).0, Some(step)));
+    let (job, ..) = started(&first);
+    assert_eq!(started(&first), (job.clone(), None, Trained::default()));
+    assert_eq!(started(&second), (job, Some(step), Trained { seconds: 0.5, rows: 5 * step, bytes_sent: 7 }));
     assert_eq!((generation(&first), generation(&second)), (Some(1), Some(2)));
     assert!(matches!(&second[1], Event::Warning { message } if message.contains("train.steps")));
     let kept = std::fs::read_to_string(resumed.run_directory().join("run.toml")).unwrap();
@@ -133,10 +136,24 @@ async fn a_worker_that_closes_its_session_is_lost() {
 
 #[tokio::test]
 async fn bad_input_found_late_is_still_exit_code_2() {
-    let scene = Scene::new("bad-input");
-    let outcome = scene.run(false).await.unwrap();
-    assert_eq!(outcome.exit_code, exit::BAD_INPUT);
-    assert_eq!(outcome.message, "train.batch_size: too small");
+    // A single worker's steps are committed by the time that it fails.
+    for (role, workers, is_trained) in [("bad-input-at-once", 2, false), ("bad-input", 1, true)] {
+        let mut scene = Scene::new(role);
+        scene.config.cohort.workers = workers;
+        let outcome = scene.run(false).await.unwrap();
+        assert_eq!(outcome.exit_code, exit::BAD_INPUT);
+        assert_eq!(outcome.message, "train.batch_size: too small");
+        assert_eq!(scene.run_directory().exists(), is_trained, "only what holds no step is removed");
+    }
+}
+
+#[tokio::test]
+async fn bad_input_of_a_resumed_job_removes_nothing() {
+    let scene = Scene::new("bad-shard");
+    scene.run(false).await.unwrap();
+    let outcome = scene.again("bad-input-at-once").run(true).await.unwrap();
+    assert_eq!((outcome.exit_code, outcome.step), (exit::BAD_INPUT, 0));
+    assert!(scene.run_directory().join("run.toml").is_file());
 }
 
 #[tokio::test]
@@ -163,8 +180,19 @@ async fn workers_that_do_not_join_are_waited_for_no_longer_than_configured() {
 #[tokio::test]
 async fn a_second_stop_ends_at_once_a_job_whose_workers_do_not_listen() {
     let scene = Scene::new("deaf");
-    let stopper = scene.stop_when(2, |event| matches!(event, Event::Step(_) | Event::Ready { .. }));
-    let outcome = scene.run_with(false, stopper).await.unwrap();
+    let (stop, stops) = tokio::sync::mpsc::channel(1);
+    let job = scene.run_with(false, (stop.clone(), stops));
+    let ask_again_and_again = async {
+        fake::eventually("the first step", || !scene.progress().is_empty()).await;
+        let start = Instant::now();
+        while stop.send("the test asked".into()).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        start.elapsed()
+    };
+    let (outcome, asked) = tokio::join!(job, ask_again_and_again);
+    let outcome = outcome.unwrap();
+    assert!(asked >= Duration::from_secs(1), "what repeats the first request is no second one");
     assert_eq!(outcome.exit_code, exit::INTERRUPTED);
     assert!(outcome.message.contains("a second time"), "{}", outcome.message);
     scene.assert_all_workers_have_ended();

@@ -8,14 +8,18 @@ use medley_common::proto::worker_message::Body;
 use medley_common::{VERSION, proto};
 use medley_coordinator::cluster::{Event, Report};
 use medley_coordinator::server::{Admission, Listener, Server, ServerError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
+const DEATH: Duration = Duration::from_secs(1);
+
 struct Bench {
     server: Server,
+    address: String,
     client: CoordinatorClient<Channel>,
     events: mpsc::Receiver<Event>,
 }
@@ -24,9 +28,16 @@ async fn bench() -> Bench {
     let listener = Listener::bind("127.0.0.1:0").await.unwrap();
     let url = listener.local_url();
     let (sender, events) = mpsc::channel(64);
-    let admission = Admission { job: "j".into(), token: "t".into(), workers: 2, heartbeat: Duration::from_millis(100) };
+    let admission = Admission {
+        job: "j".into(),
+        token: "t".into(),
+        workers: 2,
+        heartbeat: Duration::from_millis(100),
+        death: DEATH,
+    };
     Bench {
         server: Server::start(listener, admission, sender),
+        address: url.trim_start_matches("http://").to_owned(),
         client: CoordinatorClient::connect(url).await.unwrap(),
         events,
     }
@@ -143,6 +154,21 @@ async fn shutting_down_ends_sessions() {
     bench.server.shutdown().await;
     let end = tokio::time::timeout(Duration::from_secs(20), session.incoming.message());
     assert!(!matches!(end.await.expect("the stream ends"), Ok(Some(_))));
+}
+
+#[tokio::test]
+async fn a_connection_that_answers_no_probe_is_ended() {
+    let bench = bench().await;
+    let mut connection = tokio::net::TcpStream::connect(bench.address).await.unwrap();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let empty_settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    connection.write_all(&[preface.as_slice(), &empty_settings].concat()).await.unwrap();
+    let start = Instant::now();
+    let mut probes = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(20), connection.read_to_end(&mut probes));
+    // However it ends: closed or reset.
+    let _ = ended.await.expect("the connection ends");
+    assert!(start.elapsed() >= DEATH, "the cluster judges before the transport does");
 }
 
 #[tokio::test]

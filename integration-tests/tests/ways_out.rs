@@ -1,6 +1,7 @@
 //! However a job ends, it says why, keeps what was committed, and leaves no process behind.
 
 use medley_common::events::Event;
+use medley_common::summary::Summary;
 use medley_common::{exit, run_directory};
 use medley_integration_tests::{Bench, difference, events, processes_with, summary, text, until, wait};
 use rustix::process::{Pid, Signal, kill_process};
@@ -58,7 +59,11 @@ fn a_run_that_was_stopped_and_resumed_equals_one_that_was_not() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let whole = bench.run("whole", &settings);
     assert_eq!(difference(&whole, &stopped), 0.0);
-    assert_eq!(summary(&whole).peers_evaluated, summary(&stopped).peers_evaluated);
+    let (whole, stopped) = (summary(&whole), summary(&stopped));
+    assert_eq!(whole.peers_evaluated, stopped.peers_evaluated);
+    let rows = |summary: &Summary| (summary.rows_per_second * summary.train_seconds).round();
+    assert_eq!(rows(&whole), rows(&stopped));
+    assert!(stopped.wall_seconds > stopped.train_seconds, "both invocations count: {stopped:?}");
 }
 
 #[test]

@@ -10,6 +10,9 @@ use medley_common::{exit, proto};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+/// A terminal or `timeout` may signal the process and its group: within this, signals are one request to stop.
+const ONE_REQUEST: Duration = Duration::from_secs(1);
+
 /// Where a job stands.
 #[derive(Debug, Clone, PartialEq)]
 pub enum State {
@@ -72,6 +75,10 @@ pub struct Cluster {
     pub(super) candidates: BTreeMap<(String, String, u64), (Slot, String)>,
     /// The last merged step, while it is not logged.
     pub(super) unlogged: Option<StepEvent>,
+    /// When a stop was first asked for.
+    stop_asked: Option<Duration>,
+    /// A stop was asked for a second time.
+    is_hurried: bool,
     pub(super) now: Duration,
     /// Like `now`, but of a pause of the coordinator itself only a part counts, so that its own sleep is not taken
     /// for the workers' silence.
@@ -105,6 +112,8 @@ impl Cluster {
             ready: None,
             candidates: BTreeMap::new(),
             unlogged: None,
+            stop_asked: None,
+            is_hurried: false,
             now: Duration::ZERO,
             awake: Duration::ZERO,
             settings,
@@ -119,6 +128,11 @@ impl Cluster {
     /// The last step that all workers committed.
     pub fn committed_step(&self) -> u64 {
         self.steps.committed()
+    }
+
+    /// Whether a stop was asked for a second time: nobody wants to wait for anything.
+    pub fn is_hurried(&self) -> bool {
+        self.is_hurried
     }
 
     /// Takes in what happened `now` (since the start) and says what is to be done.
@@ -189,6 +203,12 @@ impl Cluster {
 
     fn stop_requested(&mut self, reason: String, actions: &mut Vec<Action>) {
         let now = self.now;
+        let is_repeated = match self.stop_asked {
+            Some(first) if now - first < ONE_REQUEST => return,
+            first => first.is_some(),
+        };
+        self.stop_asked.get_or_insert(now);
+        self.is_hurried |= is_repeated;
         match &mut self.state {
             State::Joining { .. } => self.settle_stopped(&reason, actions),
             State::Running { .. } => {
@@ -209,6 +229,8 @@ impl Cluster {
                 self.settle_stopped(&reason, actions);
                 self.hurry();
             }
+            // The end is certain, and a checkpoint may be on its way: only who asks again does not want it.
+            State::Stopping(Stopping::Settling { .. }) if !is_repeated => {}
             State::Stopping(_) => self.hurry(),
             State::Ended => {}
         }

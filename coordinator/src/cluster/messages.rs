@@ -89,7 +89,7 @@ pub enum Event {
         slot: Slot,
         /// How: `with exit status 1`, `by signal 9 (SIGKILL)`.
         status: String,
-        /// The last line of its log, where there is one.
+        /// What it said of its end in its log, where it said something.
         last_words: Option<String>,
     },
     /// A checkpoint's manifest is in place.
@@ -108,7 +108,7 @@ pub enum Event {
         /// Why.
         message: String,
     },
-    /// A person or the machine asks the job to stop. The second time: at once.
+    /// A person or the machine asks the job to stop. The second time, a second later or more: at once.
     StopRequested {
         /// Who, in words.
         reason: String,

@@ -160,7 +160,7 @@ fn exited(slot: Slot, (status, last_words): &(String, Option<String>)) -> Verdic
     let log = worker_log(slot);
     let reason = match last_words {
         Some(words) => {
-            format!("ended {status} before its work was done; the last line of {log}: {words}")
+            format!("ended {status} before its work was done; {log} says: {words}")
         }
         None => format!("ended {status} before its work was done, with nothing in {log}"),
     };

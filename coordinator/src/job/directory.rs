@@ -5,6 +5,8 @@ use crate::checkpoint::sync_directory;
 use crate::store::{Embedded, JobRecord};
 use medley_common::config::{self, RunConfig};
 use medley_common::run_directory;
+use rustix::io::Errno;
+use rustix::process::{Pid, getpid, test_kill_process};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -23,13 +25,21 @@ pub fn check_absent(run: &Path) -> Result<(), JobError> {
     }
 }
 
+/// Removes the run directory of a new job whose input is bad after all, so that a corrected job can take its name.
+pub fn withdraw(run: &Path) {
+    if let Err(error) = fs::remove_dir_all(run) {
+        tracing::warn!("cannot remove {}: {error}; remove it before the next attempt", run.display());
+    }
+}
+
 /// Makes a run directory with its configuration and its store, under another name that becomes the right one when
 /// all is there.
 ///
 /// # Errors
 /// [`JobError::Unwritable`], [`JobError::Exists`], [`JobError::Store`]; what was made is removed.
 pub fn create(run: &Path, config: &RunConfig, record: &JobRecord) -> Result<SharedStore, JobError> {
-    let temporary = temporary_name(run)?;
+    remove_leftovers(run);
+    let temporary = run.with_file_name(format!("{}{}", temporary_prefix(run)?, std::process::id()));
     let created = fill(&temporary, config, record).and_then(|()| {
         check_absent(run)?;
         fs::rename(&temporary, run).map_err(unwritable(run))?;
@@ -44,10 +54,38 @@ pub fn create(run: &Path, config: &RunConfig, record: &JobRecord) -> Result<Shar
     Ok(Arc::new(Embedded::open(&run.join(run_directory::STORE))?))
 }
 
-fn temporary_name(run: &Path) -> Result<PathBuf, JobError> {
+/// Of the name under which a run directory is made; the number of the process that makes it follows.
+fn temporary_prefix(run: &Path) -> Result<String, JobError> {
     let name = run.file_name().ok_or_else(|| JobError::Exists(run.into()))?;
-    let name = format!(".{}.new-{}", name.to_string_lossy(), std::process::id());
-    Ok(run.with_file_name(name))
+    Ok(format!(".{}.new-", name.to_string_lossy()))
+}
+
+/// Removes what processes that were killed while they made this run directory have left.
+fn remove_leftovers(run: &Path) {
+    let (Ok(prefix), Some(entries)) =
+        (temporary_prefix(run), run.parent().and_then(|parent| fs::read_dir(parent).ok()))
+    else {
+        return;
+    };
+    let is_leftover = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let maker = name.and_then(|name| name.strip_prefix(&prefix)?.parse().ok());
+        maker.is_some_and(|maker| !is_another_alive(maker))
+    };
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_leftover) {
+        if let Err(error) = fs::remove_dir_all(&path) {
+            tracing::warn!("cannot remove {}, which a killed process left: {error}", path.display());
+        }
+    }
+}
+
+/// Whether a number is that of another living process. This one's own, which in a container is often the same every
+/// time, says nothing of the process that had it before.
+fn is_another_alive(process: i32) -> bool {
+    let Some(id) = Pid::from_raw(process).filter(|id| *id != getpid()) else {
+        return false;
+    };
+    !matches!(test_kill_process(id), Err(Errno::SRCH))
 }
 
 fn fill(directory: &Path, config: &RunConfig, record: &JobRecord) -> Result<(), JobError> {
@@ -97,6 +135,29 @@ mod tests {
         assert!(create(&run, &RunConfig::default(), &record).is_err());
         let names = fs::read_dir(outside.path().join("runs")).unwrap();
         assert_eq!(names.count(), 1, "nothing half-written stays");
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_removed_and_what_a_living_one_makes_is_not() {
+        let outside = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        let own_parent = std::os::unix::process::parent_id();
+        let make = |name: String| {
+            let path = outside.path().join(name);
+            fs::create_dir_all(path.join("logs")).unwrap();
+            path
+        };
+        let leftovers = [make(format!(".run.new-{}", child.id())), make(format!(".run.new-{}", std::process::id()))];
+        let others = [
+            make(format!(".run.new-{own_parent}")),
+            make(format!(".run-2.new-{}", child.id())),
+            make(".run.new-backup".into()),
+        ];
+        let run = outside.path().join("run");
+        create(&run, &RunConfig::default(), &JobRecord::new("j".into())).unwrap();
+        assert!(!leftovers.iter().any(|path| path.exists()));
+        assert!(others.iter().all(|path| path.exists()));
     }
 
     #[test]

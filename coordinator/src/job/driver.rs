@@ -57,21 +57,17 @@ impl Driver {
         let start = Instant::now();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut stops_asked = 0;
         let mut outcome = loop {
             let event = tokio::select! {
                 Some(event) = self.incoming.recv() => event,
-                Some(reason) = stops.recv() => {
-                    stops_asked += 1;
-                    Event::StopRequested { reason }
-                }
+                Some(reason) = stops.recv() => Event::StopRequested { reason },
                 _ = ticks.tick() => Event::Tick,
             };
             if let Some(outcome) = self.apply(start, event) {
                 break outcome;
             }
         };
-        let must_hurry = stops_asked > 1 || outcome.exit_code == exit::FAILURE;
+        let must_hurry = self.cluster.is_hurried() || outcome.exit_code == exit::FAILURE;
         self.end_workers(must_hurry).await;
         self.record.status = outcome.outcome.clone();
         if let Err(error) = self.record.save(self.store.as_ref()) {

@@ -58,7 +58,7 @@ impl JobError {
             | Self::Config(_)
             | Self::Server(_)
             | Self::Checkpoint(_)
-            | Self::Store(StoreError::InUse { .. }) => exit::BAD_INPUT,
+            | Self::Store(StoreError::InUse { .. } | StoreError::BadRecord { .. }) => exit::BAD_INPUT,
             Self::Launch(error) => error.exit_code(),
             Self::Store(StoreError::Broken { .. }) | Self::Random(_) | Self::Signals(_) => exit::FAILURE,
         }

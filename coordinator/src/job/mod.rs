@@ -63,11 +63,13 @@ pub struct Surroundings {
 }
 
 /// Runs a job to its end, with the worker binary and the signals of this process: SIGINT or SIGTERM stops it with a
-/// checkpoint, a second one at once. Observers are told of everything from the moment that the run directory exists.
+/// checkpoint, another one a second later at once. Observers are told of everything from the moment that the run
+/// directory exists.
 ///
 /// # Errors
 /// [`JobError`] where the job could not begin; nothing was written then where `exit_code()` is 2. A job that began
-/// and failed is an [`Outcome`].
+/// and failed is an [`Outcome`]; where a new job's input turns out to be bad before its first step, the run directory
+/// is removed again.
 pub async fn run(request: JobRequest, observers: Vec<Box<dyn Observer>>) -> Result<Outcome, JobError> {
     run_in(Surroundings::default(), request, observers).await
 }
@@ -82,11 +84,19 @@ pub async fn run_in(
     observers: Vec<Box<dyn Observer>>,
 ) -> Result<Outcome, JobError> {
     let mut stops = surroundings.stops.listen().map_err(JobError::Signals)?;
+    let made = (!request.resume).then(|| request.run_directory.clone());
     let begun = tokio::select! {
         begun = begin(surroundings.worker, request, observers) => begun?,
         reason = stops.recv() => return Ok(stopped_before_it_began(reason.as_deref())),
     };
-    Ok(begun.run(stops).await)
+    let outcome = begun.run(stops).await;
+    if let Some(directory) = made
+        && outcome.exit_code == exit::BAD_INPUT
+        && outcome.step == 0
+    {
+        directory::withdraw(&directory);
+    }
+    Ok(outcome)
 }
 
 fn stopped_before_it_began(reason: Option<&str>) -> Outcome {
@@ -127,7 +137,7 @@ async fn begin(
             Beginning::new(directory::create(&run_directory, &config, &record)?, record)
         }
     };
-    let Beginning { store, mut record, checkpoint, warnings } = beginning;
+    let Beginning { store, mut record, checkpoint, trained, warnings } = beginning;
     record.generation += 1;
     record.status = "running".into();
     record.save(store.as_ref())?;
@@ -140,6 +150,7 @@ async fn begin(
         peers: settings.peers,
         workers: settings.workers,
         resumed_from: settings.resume.as_ref().map(|resume| resume.step),
+        trained_before: trained,
     };
     let warnings = warnings.into_iter().map(|message| JobEvent::Warning { message });
     for event in std::iter::once(started).chain(warnings) {
@@ -153,6 +164,7 @@ async fn begin(
         token: token.clone(),
         workers: settings.workers,
         heartbeat: Duration::from_millis(config.launch.heartbeat_ms),
+        death: Duration::from_millis(config.launch.death_ms),
     };
     let server = Server::start(listener, admission, events.clone());
     let exits = events.clone();

@@ -6,6 +6,7 @@ use crate::cluster::Resume;
 use crate::random;
 use crate::store::{Embedded, JobRecord};
 use medley_common::config::{self, RunConfig};
+use medley_common::events::Trained;
 use medley_common::run_directory;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,6 +18,8 @@ pub struct Beginning {
     pub record: JobRecord,
     /// `None`: from the beginning.
     pub checkpoint: Option<Resume>,
+    /// Up to the checkpoint.
+    pub trained: Trained,
     /// What a person should know.
     pub warnings: Vec<String>,
 }
@@ -24,7 +27,7 @@ pub struct Beginning {
 impl Beginning {
     /// Of a new job.
     pub fn new(store: SharedStore, record: JobRecord) -> Self {
-        Self { store, record, checkpoint: None, warnings: Vec::new() }
+        Self { store, record, checkpoint: None, trained: Trained::default(), warnings: Vec::new() }
     }
 }
 
@@ -67,6 +70,9 @@ pub fn open(run: &Path, config: &RunConfig) -> Result<Resumed, JobError> {
             }
             // The store may have been lost; generations must grow all the same.
             beginning.record.generation = beginning.record.generation.max(manifest.generation);
+            let state = &manifest.state;
+            beginning.trained =
+                Trained { seconds: state.train_seconds, rows: state.rows, bytes_sent: state.bytes_sent };
             beginning.checkpoint = Some(Resume {
                 step,
                 directory: format!("{}/step-{step}", run_directory::CHECKPOINTS),

@@ -3,7 +3,7 @@
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-/// Who may ask a job to stop: the first time with a checkpoint, the second time at once.
+/// Who may ask a job to stop: the first time with a checkpoint, the second time (after a second or more) at once.
 #[derive(Debug, Default)]
 pub enum Stops {
     /// SIGINT (Ctrl-C) and SIGTERM to this process.

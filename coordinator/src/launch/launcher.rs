@@ -38,7 +38,7 @@ pub struct Exit {
     pub slot: Slot,
     /// How: `with exit status 1`, `by signal 9 (SIGKILL)`.
     pub status: String,
-    /// The last line of its log.
+    /// The line of its log, of those that it wrote itself, that says most of its end.
     pub last_words: Option<String>,
 }
 
@@ -247,6 +247,19 @@ mod tests {
         let orders = "work --coordinator http://127.0.0.1:9 --job j1 --slot 1 --threads 3";
         assert_eq!(log.lines().collect::<Vec<_>>(), [orders, "token secret", "last words of 1"]);
         launcher.stop(Duration::ZERO, Duration::ZERO);
+    }
+
+    #[test]
+    fn last_words_are_those_of_this_process() {
+        let run = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(run.path().join("logs")).unwrap();
+        std::fs::write(run.path().join("logs/worker-0.log"), "error: of an earlier session\n").unwrap();
+        std::fs::write(run.path().join("logs/worker-1.log"), "error: of an earlier session\n").unwrap();
+        let (_launcher, ended) = launch(run.path(), 2, r#"test "$7" = 0 || echo "of this one"; exit 3"#);
+        let mut exits: Vec<Exit> = (0..2).map(|_| ended.recv_timeout(PATIENCE).unwrap()).collect();
+        exits.sort_by_key(|exit| exit.slot);
+        let said: Vec<Option<&str>> = exits.iter().map(|exit| exit.last_words.as_deref()).collect();
+        assert_eq!(said, [None, Some("of this one")]);
     }
 
     #[test]

@@ -3,13 +3,14 @@
 //! 1. [`WorkerBinary`]: where the binary is, and whether it is of our version.
 //! 2. [`preflight()`]: the worker's own check of configuration and data, before anything is written.
 //! 3. [`Launcher`] in `launcher`: starts the workers, reports their ends, and leaves none behind.
-//! 4. `process`: one worker process, its process group and its log.
+//! 4. `process`: one worker process, its process group and its log; `last_words`: what the log says of its end.
 //!
 //! Invariant: no worker outlives the coordinator. On an orderly way out the launcher stops them; when it is dropped
 //! it kills them; when the coordinator itself is killed, the kernel ends them (the worker asks for that with
 //! `PR_SET_PDEATHSIG`), and their standard input, held open by the coordinator, ends.
 
 mod binary;
+mod last_words;
 mod launcher;
 mod preflight;
 mod process;

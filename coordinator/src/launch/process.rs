@@ -1,5 +1,6 @@
 //! One worker process: its process group, its standard input, its log.
 
+use super::last_words::last_words;
 use super::{LaunchError, LaunchPlan};
 use crate::cluster::{Slot, worker_log};
 use medley_common::environment;
@@ -10,7 +11,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-/// How much of a log's end is read for its last line.
+/// How much of a log's end is searched for a worker's last words.
 const TAIL_BYTES: u64 = 16 * 1024;
 
 /// A worker that was started. Its standard input is a pipe whose other end lives in `child`: it stays open as long
@@ -56,7 +57,7 @@ impl Process {
         let _ = kill_process_group(self.group(), signal);
     }
 
-    /// Whether the process has ended: how, and the last line of its log.
+    /// Whether the process has ended: how, and what it said of that in its log.
     pub fn reap(&mut self) -> Option<(ExitStatus, Option<String>)> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let ended = waitid(WaitId::Pid(self.group()), options);
@@ -80,7 +81,7 @@ impl Process {
         log.seek(SeekFrom::Start(start)).ok()?;
         let mut bytes = Vec::new();
         log.take(TAIL_BYTES).read_to_end(&mut bytes).ok()?;
-        last_line(&String::from_utf8_lossy(&bytes))
+        last_words(&String::from_utf8_lossy(&bytes))
     }
 }
 

@@ -3,7 +3,7 @@
 use super::event_log::seconds_since_epoch;
 use super::peer_of;
 use crate::job::Observer;
-use medley_common::events::{Event, StepEvent};
+use medley_common::events::{Event, StepEvent, Trained};
 use medley_common::summary::Evaluation;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,8 +43,11 @@ pub struct History {
     has_lost_a_worker: bool,
     evaluation_seconds_before: f64,
     evaluation_seconds: f64,
+    wall_seconds_before: f64,
     started: f64,
     latest: f64,
+    /// The step that this invocation went on from.
+    resumed_from: u64,
     before: Totals,
     counted: Totals,
 }
@@ -90,11 +93,11 @@ impl Totals {
         }
     }
 
-    /// The sums over all steps up to the last, as the logged ones among them suggest.
-    fn estimate(logged: &[StepEvent], last: u64) -> Self {
+    /// The sums over so many steps, as the logged ones among them suggest.
+    fn estimate<'a>(logged: impl Iterator<Item = &'a StepEvent>, steps: u64) -> Self {
         let mut sum = Self::default();
-        logged.iter().for_each(|step| sum.add(step));
-        let factor = if logged.is_empty() { 0.0 } else { last as f64 / sum.steps };
+        logged.for_each(|step| sum.add(step));
+        let factor = if sum.steps > 0.0 { steps as f64 / sum.steps } else { 0.0 };
         Self {
             steps: sum.steps * factor,
             seconds: sum.seconds * factor,
@@ -107,10 +110,9 @@ impl Totals {
 impl History {
     /// Folds one more event in.
     pub fn event(&mut self, time: f64, event: &Event) {
-        self.latest = time;
         match event {
-            Event::JobStarted { job, version, peers, workers, resumed_from, .. } => {
-                self.begin(time, resumed_from.unwrap_or(0));
+            Event::JobStarted { job, version, peers, workers, resumed_from, trained_before, .. } => {
+                self.begin(time, resumed_from.unwrap_or(0), *trained_before);
                 (self.job, self.version) = (job.clone(), version.clone());
                 (self.peers, self.workers) = (*peers, *workers);
             }
@@ -144,6 +146,7 @@ impl History {
             }
             Event::WorkerJoined { .. } | Event::Checkpoint { .. } | Event::Warning { .. } => {}
         }
+        self.latest = time;
     }
 
     /// Counts a committed step, logged or not.
@@ -152,32 +155,41 @@ impl History {
     }
 
     /// The job is taken up at a step: what came after it was not committed to a checkpoint and is made again.
-    fn begin(&mut self, time: f64, from: u64) {
+    fn begin(&mut self, time: f64, from: u64, trained: Trained) {
         // A person who resumes a failed run is no recovery of the job's own.
         self.has_lost_a_worker = false;
         self.steps.retain(|step| step.step <= from);
         self.evaluations.retain(|evaluation| evaluation.step <= from);
-        self.before = Totals::estimate(&self.steps, from);
+        self.resumed_from = from;
+        self.before = Totals {
+            steps: from as f64,
+            seconds: trained.seconds,
+            rows: trained.rows as f64,
+            bytes: trained.bytes_sent as f64,
+        };
         self.counted = Totals::default();
         self.evaluation_seconds_before += std::mem::take(&mut self.evaluation_seconds);
         self.finished = None;
+        self.wall_seconds_before = self.wall_seconds();
         self.started = time;
     }
 
-    /// Sums over all committed steps. Steps of this invocation are counted one by one; those of earlier ones, and all
-    /// of them in a history that was read back, are reckoned from the logged ones.
+    /// Sums over all committed steps. Those up to the checkpoint that was resumed from are as its manifest has them;
+    /// the steps since then are counted one by one, or in a history that was read back reckoned from the logged ones.
     pub fn totals(&self) -> Totals {
         if self.counted.steps > 0.0 {
             return self.before.plus(self.counted);
         }
-        Totals::estimate(&self.steps, self.last_step())
+        let since = self.steps.iter().filter(|step| step.step > self.resumed_from);
+        let steps = self.last_step().saturating_sub(self.resumed_from);
+        self.before.plus(Totals::estimate(since, steps))
     }
 
     /// Steps committed, as far as the events say.
     pub fn last_step(&self) -> u64 {
         match &self.finished {
             Some(finished) => finished.step,
-            None => self.steps.last().map_or(0, |step| step.step),
+            None => self.steps.last().map_or(0, |step| step.step).max(self.resumed_from),
         }
     }
 
@@ -186,9 +198,9 @@ impl History {
         self.evaluation_seconds_before + self.evaluation_seconds
     }
 
-    /// Wall time from the first to the last event of this invocation.
+    /// Wall time from the first to the last event of an invocation, over all of them.
     pub fn wall_seconds(&self) -> f64 {
-        (self.latest - self.started).max(0.0)
+        self.wall_seconds_before + (self.latest - self.started).max(0.0)
     }
 
     /// The last evaluation of every subject on each split under each protocol: peers by number, then baselines.
@@ -234,5 +246,84 @@ impl Observer for Recorder {
 
     fn progress(&mut self, step: &StepEvent) {
         self.with(|history| history.progress(step));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::output::read::Run;
+    use medley_common::config::{self, RunConfig};
+    use medley_common::events::EventLine;
+
+    fn started(resumed_from: Option<u64>, trained_before: Trained) -> Event {
+        Event::JobStarted {
+            job: "j".into(),
+            version: "0".into(),
+            method: "hail".into(),
+            peers: 2,
+            workers: 2,
+            resumed_from,
+            trained_before,
+        }
+    }
+
+    fn step(step: u64, seconds: f64) -> StepEvent {
+        StepEvent {
+            step,
+            stage: "train".into(),
+            learning_rate: 0.0,
+            gradient_norm: 0.0,
+            rows: 10,
+            truncated_rows: 0,
+            seconds,
+            bytes_sent: 100,
+            losses: BTreeMap::new(),
+        }
+    }
+
+    /// Ten steps of which only the slow fifth is logged, lost but for the first six; then three more.
+    fn invocations() -> Vec<(f64, Event, Vec<StepEvent>)> {
+        let trained = Trained { seconds: 4.0, rows: 55, bytes_sent: 660 };
+        let first = (1..=10).map(|number| step(number, if number == 5 { 9.0 } else { 0.5 })).collect();
+        let second = (7..=9).map(|number| step(number, 0.25)).collect();
+        vec![
+            (100.0, started(None, Trained::default()), Vec::new()),
+            (150.0, Event::Step(step(5, 9.0)), first),
+            (170.0, Event::Step(step(10, 0.5)), Vec::new()),
+            (1_000.0, started(Some(6), trained), Vec::new()),
+            (1_010.0, Event::Step(step(9, 0.25)), second),
+        ]
+    }
+
+    #[test]
+    fn a_resumed_run_counts_what_its_checkpoint_holds_and_what_came_since() {
+        let mut history = History::default();
+        for (time, event, progress) in invocations() {
+            progress.iter().for_each(|step| history.progress(step));
+            history.event(time, &event);
+        }
+        let expected = Totals { steps: 9.0, seconds: 4.75, rows: 85.0, bytes: 960.0 };
+        assert_eq!(history.totals(), expected);
+        assert_eq!(history.wall_seconds(), 80.0);
+    }
+
+    #[test]
+    fn a_run_read_back_has_the_time_of_what_was_lost_and_nothing_else_of_it() {
+        let run = tempfile::tempdir().unwrap();
+        let mut config = RunConfig::default();
+        config.data.path = "data.txt".into();
+        std::fs::write(run.path().join("run.toml"), config::to_toml(&config)).unwrap();
+        let line = |(time, event, _)| serde_json::to_string(&EventLine { time, event }).unwrap() + "\n";
+        let log: String = invocations().into_iter().map(line).collect();
+        std::fs::write(run.path().join("events.jsonl"), log).unwrap();
+
+        let history = Run::read(run.path()).unwrap().history();
+        assert_eq!(history.wall_seconds(), 80.0);
+        assert_eq!(history.steps.iter().map(|step| step.step).collect::<Vec<_>>(), [5, 9]);
+        let totals = history.totals();
+        assert_eq!((totals.steps, totals.seconds, totals.rows), (9.0, 4.75, 85.0));
     }
 }

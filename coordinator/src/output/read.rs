@@ -2,7 +2,7 @@
 
 use super::history::History;
 use medley_common::config::{self, ConfigError, RunConfig};
-use medley_common::events::{Event, EventLine};
+use medley_common::events::EventLine;
 use medley_common::run_directory;
 use medley_common::summary::Summary;
 use std::io::ErrorKind;
@@ -52,7 +52,7 @@ pub struct Run {
     pub directory: PathBuf,
     /// The resolved configuration.
     pub config: RunConfig,
-    /// What happened, without the steps and evaluations that were made again.
+    /// What happened, with the steps and evaluations that were made again: they took their time.
     pub events: Vec<EventLine>,
     /// The result, where the run came to one.
     pub summary: Option<Summary>,
@@ -87,7 +87,7 @@ impl Run {
     }
 }
 
-/// The events of a log, without the steps and evaluations that were made again; none where there is no log.
+/// The events of a log; none where there is no log.
 ///
 /// # Errors
 /// Where the file cannot be read or holds a whole line that is no event.
@@ -105,21 +105,9 @@ pub fn events(path: &Path) -> Result<Vec<EventLine>, ReadError> {
                 return Err(ReadError::Event { path: path.to_owned(), line: number + 1, source });
             }
         };
-        if let Event::JobStarted { resumed_from, .. } = &event.event {
-            let from = resumed_from.unwrap_or(0);
-            lines.retain(|line| step_of(&line.event).is_none_or(|step| step <= from));
-        }
         lines.push(event);
     }
     Ok(lines)
-}
-
-fn step_of(event: &Event) -> Option<u64> {
-    match event {
-        Event::Step(step) => Some(step.step),
-        Event::Evaluation(evaluation) => Some(evaluation.step),
-        _ => None,
-    }
 }
 
 fn summary(path: &Path) -> Result<Option<Summary>, ReadError> {

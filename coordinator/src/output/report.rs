@@ -103,9 +103,17 @@ pub fn compare(directories: &[PathBuf], options: &Options) -> Result<Report, Rea
     Ok(report(&runs, options, notes))
 }
 
+/// Whether a path is a run directory or one with run directories in it.
+pub fn holds_runs(path: &Path) -> bool {
+    runs_of(path).iter().any(|run| is_run(run))
+}
+
+fn is_run(path: &Path) -> bool {
+    path.join(medley_common::run_directory::CONFIG).is_file()
+}
+
 /// A run directory itself, or the run directories in it.
 fn runs_of(directory: &Path) -> Vec<PathBuf> {
-    let is_run = |path: &Path| path.join(medley_common::run_directory::CONFIG).is_file();
     let mut inside: Vec<PathBuf> = std::fs::read_dir(directory)
         .into_iter()
         .flatten()

@@ -351,6 +351,7 @@ mod tests {
             peers: 2,
             workers: 2,
             resumed_from: Some(40),
+            trained_before: Default::default(),
         };
         board.event(UNIX_EPOCH, &started);
         board.event(UNIX_EPOCH, &step(50, 1.0));

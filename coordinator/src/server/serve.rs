@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 
 /// Largest message from a worker. A report of steps is some hundred bytes a step.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
@@ -92,6 +92,9 @@ impl Server {
     pub fn start(listener: Listener, admission: Admission, events: mpsc::Sender<Event>) -> Self {
         let sessions = Arc::new(Sessions::default());
         let (closing, closed) = watch::channel(false);
+        let death = admission.death;
+        // What the server's builder says of sockets holds only for those that it binds itself.
+        let connections = TcpIncoming::from(listener.socket).with_nodelay(Some(true)).with_keepalive(Some(death));
         let service =
             Service { admission, sessions: Arc::clone(&sessions), events: events.clone(), closing: closed.clone() };
         let service = CoordinatorServer::new(service)
@@ -100,9 +103,11 @@ impl Server {
         let task = tokio::spawn(async move {
             let mut shutdown = closed;
             let served = tonic::transport::Server::builder()
-                .tcp_nodelay(true)
+                // Silent workers are the cluster's to judge, after `death`: this ends, later, what even then lingers.
+                .http2_keepalive_interval(Some(death))
+                .http2_keepalive_timeout(Some(death))
                 .add_service(service)
-                .serve_with_incoming_shutdown(TcpListenerStream::new(listener.socket), async move {
+                .serve_with_incoming_shutdown(connections, async move {
                     let _ = shutdown.wait_for(|closing| *closing).await;
                 })
                 .await;

@@ -33,8 +33,12 @@ impl proto::coordinator_server::Coordinator for Service {
         // Not to be guessed: whoever knows it may speak for the worker.
         let worker = format!("worker-{}-{random}", request.slot);
         self.sessions.join(&worker, request)?;
-        let heartbeat_ms = u64::try_from(self.admission.heartbeat.as_millis()).unwrap_or(u64::MAX);
-        Ok(Response::new(proto::JoinReply { worker, heartbeat_ms }))
+        let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Ok(Response::new(proto::JoinReply {
+            worker,
+            heartbeat_ms: milliseconds(self.admission.heartbeat),
+            death_ms: milliseconds(self.admission.death),
+        }))
     }
 
     type SessionStream = ReceiverStream<Outgoing>;

@@ -22,6 +22,8 @@ pub struct Admission {
     pub workers: u32,
     /// How often workers are told to say that they live.
     pub heartbeat: Duration,
+    /// After how long a silent connection is probed, and then how long an answer may take.
+    pub death: Duration,
 }
 
 /// What a worker receives.

@@ -72,6 +72,10 @@ impl Store for Embedded {
         }
         Ok(found)
     }
+
+    fn place(&self) -> &Path {
+        &self.path
+    }
 }
 
 #[cfg(test)]

@@ -28,6 +28,9 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// Those of the medium.
     fn list(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError>;
+
+    /// Where it keeps them, as messages name it.
+    fn place(&self) -> &std::path::Path;
 }
 
 /// Why the store cannot be used.
@@ -48,5 +51,15 @@ pub enum StoreError {
         path: std::path::PathBuf,
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// What it keeps of the job is damaged, or of another version.
+    #[error(
+        "{path}: its record of the job cannot be read: {source}; move it away, and --resume goes on from the last checkpoint under a new job id"
+    )]
+    BadRecord {
+        /// The store's file.
+        path: std::path::PathBuf,
+        /// Why.
+        source: serde_json::Error,
     },
 }

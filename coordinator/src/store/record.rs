@@ -24,13 +24,16 @@ impl JobRecord {
         Self { id, generation: 0, checkpoint: None, status: "created".into() }
     }
 
-    /// The record in a store; `None` where there is none that can be read.
+    /// The record in a store; `None` where there is none.
     ///
     /// # Errors
-    /// Those of the store.
+    /// Those of the store; [`StoreError::BadRecord`] where what it keeps is no record.
     pub fn load(store: &dyn Store) -> Result<Option<Self>, StoreError> {
-        let bytes = store.get(KEY)?;
-        Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+        let read = |bytes: Vec<u8>| {
+            serde_json::from_slice(&bytes)
+                .map_err(|source| StoreError::BadRecord { path: store.place().to_owned(), source })
+        };
+        store.get(KEY)?.map(read).transpose()
     }
 
     /// Puts the record into a store.
@@ -40,5 +43,24 @@ impl JobRecord {
     pub fn save(&self, store: &dyn Store) -> Result<(), StoreError> {
         let bytes = serde_json::to_vec(self).expect("a record has string keys only");
         store.put(KEY, &bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::Embedded;
+    use super::*;
+
+    #[test]
+    fn a_record_that_cannot_be_read_is_one_line_with_the_file_and_the_remedy() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Embedded::open(&directory.path().join("coordinator.redb")).unwrap();
+        assert_eq!(JobRecord::load(&store).unwrap(), None);
+        store.put(KEY, b"{\"id\":\"j\",").unwrap();
+        let message = JobRecord::load(&store).unwrap_err().to_string();
+        assert!(message.contains("coordinator.redb") && message.contains("move it away"), "{message}");
+        assert!(!message.contains('\n'), "{message}");
     }
 }

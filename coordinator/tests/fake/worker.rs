@@ -138,6 +138,10 @@ impl Worker {
 
     async fn train(&mut self, role: &str) {
         let rank = self.assignment.rank;
+        if rank == 1 && role == "bad-input-at-once" {
+            self.report_bad_input().await;
+            std::future::pending::<()>().await;
+        }
         self.say(Body::Ready(proto::Ready { data_hash: "data".into(), total_steps: STEPS, ..proto::Ready::default() }))
             .await;
         let first = match self.assignment.checkpoint.as_str() {
@@ -149,7 +153,7 @@ impl Worker {
         while step < STEPS || matches!(role, "until-stopped" | "deaf") {
             step += 1;
             self.step(step, rank).await;
-            if rank == 1 && step == 3 {
+            if rank + 1 == self.assignment.members.len() as u32 && step == 3 {
                 self.misbehave(role).await;
             }
             if role == "until-stopped" {
@@ -208,7 +212,8 @@ impl Worker {
             let claimed = if role == "bad-shard" { "something else" } else { &contents };
             proto::ShardFile { name, bytes: contents.len() as u64, sha256: hash::sha256(claimed.as_bytes()) }
         });
-        let state = TrainingState { best_step: step, ..TrainingState::default() };
+        let state =
+            TrainingState { best_step: step, train_seconds: 0.5, rows: 5 * step, bytes_sent: 7, ..Default::default() };
         self.say(Body::Shards(proto::ShardsWritten {
             step,
             staging,
@@ -232,16 +237,18 @@ impl Worker {
                 let (closed, _) = mpsc::channel(1);
                 self.outgoing = closed;
             }
-            "bad-input" => {
-                self.say(Body::Failed(proto::Failed {
-                    message: "train.batch_size: too small".into(),
-                    bad_input: true,
-                    because_of_rank: -1,
-                }))
-                .await;
-            }
+            "bad-input" => self.report_bad_input().await,
             _ => return,
         }
         std::future::pending::<()>().await;
+    }
+
+    async fn report_bad_input(&self) {
+        self.say(Body::Failed(proto::Failed {
+            message: "train.batch_size: too small".into(),
+            bad_input: true,
+            because_of_rank: -1,
+        }))
+        .await;
     }
 }

@@ -25,6 +25,10 @@ const QUEUE: usize = 1024;
 /// Bound on connecting and joining.
 const JOIN_DEADLINE: Duration = Duration::from_secs(20);
 
+/// A coordinator may pause (Ctrl-Z, a slow disk) and go on, and losing it ends the job: it has this many times as long
+/// to answer as a worker.
+const PATIENCE: u32 = 5;
+
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
@@ -185,11 +189,15 @@ async fn open(
     shared: Arc<Shared>,
 ) -> Result<(String, Streaming<CoordinatorMessage>, Duration), SessionError> {
     let unreachable = |source| SessionError::Unreachable { address: address.clone(), source };
-    let endpoint = tonic::transport::Endpoint::from_shared(address.clone()).map_err(unreachable)?;
-    let channel = endpoint.tcp_nodelay(true).connect().await.map_err(unreachable)?;
-    let mut client = CoordinatorClient::new(channel);
+    let endpoint = tonic::transport::Endpoint::from_shared(address.clone()).map_err(unreachable)?.tcp_nodelay(true);
+    let channel = endpoint.connect().await.map_err(unreachable)?;
     let refused = |status: tonic::Status| SessionError::Refused(status.message().to_owned());
-    let reply = client.join(request).await.map_err(refused)?.into_inner();
+    let reply = CoordinatorClient::new(channel).join(request).await.map_err(refused)?.into_inner();
+    // A connection of its own: only now is it known how long one may be silent.
+    let death = Duration::from_millis(reply.death_ms.max(1));
+    let endpoint =
+        endpoint.tcp_keepalive(Some(death)).http2_keep_alive_interval(death).keep_alive_timeout(PATIENCE * death);
+    let mut client = CoordinatorClient::new(endpoint.connect().await.map_err(unreachable)?);
     // The first message opens the session on the coordinator's side: it must be on its way before the call is made.
     let first = heartbeat(&reply.worker, &shared);
     reports.send(first).await.map_err(|_| SessionError::Lost("the session's queue closed".into()))?;

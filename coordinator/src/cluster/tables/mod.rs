@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod stops;
+
 use super::*;
 use medley_common::events::Event as JobEvent;
 use medley_common::manifest::ManifestFile;
@@ -217,7 +219,7 @@ fn a_killed_worker_is_named_and_not_those_who_missed_it() {
         24 w1 exits by_signal_9_(SIGKILL) step_7
           -> log lost worker-1
           -> kill all
-          -> log finished at 0: worker 1 ended by signal 9 (SIGKILL) before its work was done; the last line of logs/worker-1.log: step 7
+          -> log finished at 0: worker 1 ended by signal 9 (SIGKILL) before its work was done; logs/worker-1.log says: step 7
           -> finish failed 1
         ",
     );
@@ -309,67 +311,6 @@ fn a_worker_that_never_joins_is_named() {
           -> kill all
           -> log finished at 0: workers 0, 2 did not join within 60000 ms (launch.join_ms); logs/worker-0.log says what held it up
           -> finish failed 1
-        ",
-    );
-}
-
-#[test]
-fn ctrl_c_stops_with_a_checkpoint() {
-    after_beginning(
-        "
-        20 w0 steps 1 4
-        20 w1 steps 1 4
-          -> progress 1
-          -> progress 2
-          -> progress 3
-          -> progress 4
-        30 stop Ctrl-C
-          -> stop w0
-          -> stop w1
-        40 w0 shards 4
-        40 w1 shards 4
-          -> commit step 4 of 2 files
-        50 w0 completes stopped
-          -> log completed worker-0
-        50 w1 completes stopped
-          -> log completed worker-1
-          -> release w0
-          -> release w1
-          -> log step 4
-        60 committed 4
-          -> log checkpoint 4
-          -> log finished at 4: stopped (Ctrl-C) after step 4; --resume goes on from there
-          -> finish stopped 130
-        ",
-    );
-}
-
-#[test]
-fn ctrl_c_twice_stops_now() {
-    after_beginning(
-        "
-        30 stop Ctrl-C
-          -> stop w0
-          -> stop w1
-        31 stop Ctrl-C
-          -> kill all
-          -> log finished at 0: stopped (Ctrl-C, a second time) before there was a checkpoint
-          -> finish stopped 130
-        ",
-    );
-}
-
-#[test]
-fn ctrl_c_before_the_beginning_stops_at_once() {
-    play(
-        settings(2),
-        "
-        0 w1 joins
-          -> log joined worker-1
-        1 stop SIGTERM
-          -> kill all
-          -> log finished at 0: stopped (SIGTERM) before there was a checkpoint
-          -> finish stopped 130
         ",
     );
 }
