@@ -9,5 +9,9 @@ pub const LAUNCH_TOKEN: &str = "MEDLEY_LAUNCH_TOKEN";
 /// Log filter, in the syntax of `tracing-subscriber`; default `info`.
 pub const LOG_FILTER: &str = "RUST_LOG";
 
+/// How long threads of OpenMP, on which libtorch's products run, spin before they sleep. OpenMP reads it, not Medley,
+/// which sets it for the workers that it starts.
+pub const OPENMP_SPIN_COUNT: &str = "GOMP_SPINCOUNT";
+
 /// Directory of loss fixtures that `cargo test -p medley-worker --test loss_fixtures` checks.
 pub const FIXTURES: &str = "MEDLEY_FIXTURES";

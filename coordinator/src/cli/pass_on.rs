@@ -15,6 +15,6 @@ pub struct Arguments {
 /// Becomes `medley-worker COMMAND ARGUMENTS`.
 pub fn run(command: &str, arguments: &Arguments) -> Result<i32, CliError> {
     let binary = launch::WorkerBinary::find().map_err(|error| CliError::bad_input(&error))?;
-    let error = std::process::Command::new(binary.path()).arg(command).args(&arguments.arguments).exec();
+    let error = binary.command().arg(command).args(&arguments.arguments).exec();
     Err(CliError::bad_input(&format!("cannot run {}: {error}", binary.path().display())))
 }

@@ -7,6 +7,10 @@ use std::process::{Command, Stdio};
 
 const NAME: &str = "medley-worker";
 
+/// Turns of a waiting thread's loop before it sleeps, some microseconds. Measured with the quickstart's cohort on two
+/// cores: alone as fast as the default to one part in ten, beside another such job twelve times as fast.
+const SPIN_COUNT: &str = "1000";
+
 /// A worker binary that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkerBinary {
@@ -57,6 +61,17 @@ impl WorkerBinary {
         Self { path }
     }
 
+    /// A command that runs it. Unless the caller's own environment says otherwise, threads that wait for one another
+    /// inside a product soon sleep: by OpenMP's default they spin for milliseconds, and processes that share cores so
+    /// take the time that the others need.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        if std::env::var_os(environment::OPENMP_SPIN_COUNT).is_none() {
+            command.env(environment::OPENMP_SPIN_COUNT, SPIN_COUNT);
+        }
+        command
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -68,7 +83,8 @@ impl WorkerBinary {
     /// [`LaunchError::Version`] where it is another than ours, [`LaunchError::Unusable`] where it has none.
     pub fn check_version(&self) -> Result<(), LaunchError> {
         let unusable = |message: String| LaunchError::Unusable { path: self.path.clone(), message };
-        let output = Command::new(&self.path)
+        let output = self
+            .command()
             .arg("--version")
             .stdin(Stdio::null())
             .output()

@@ -39,7 +39,7 @@ pub struct Preflight {
 /// [`LaunchError::CheckFailed`] or [`LaunchError::Unusable`].
 pub async fn preflight(binary: &WorkerBinary, config: &RunConfig) -> Result<Preflight, LaunchError> {
     let unusable = |message: String| LaunchError::Unusable { path: binary.path().to_owned(), message };
-    let mut child = tokio::process::Command::new(binary.path())
+    let mut child = tokio::process::Command::from(binary.command())
         .args(["check", "--config", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -96,6 +96,13 @@ mod tests {
             r#"test "$*" = "check --config -" && grep -q '^name = "run"$' && echo '{"users":3,"items":7,"more":1}'"#;
         let found = check(body).await.unwrap();
         assert_eq!((found.users, found.items), (3, 7));
+    }
+
+    #[tokio::test]
+    async fn threads_that_wait_soon_sleep_unless_told_otherwise() {
+        let expected = std::env::var("GOMP_SPINCOUNT").unwrap_or("1000".into());
+        let found = check(r#"echo "{\"data_hash\":\"$GOMP_SPINCOUNT\"}""#).await.unwrap();
+        assert_eq!(found.data_hash, expected);
     }
 
     #[tokio::test]

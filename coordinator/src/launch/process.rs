@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 
 /// How much of a log's end is searched for a worker's last words.
 const TAIL_BYTES: u64 = 16 * 1024;
@@ -30,7 +30,7 @@ impl Process {
         let log_path = plan.run_directory.join(worker_log(slot));
         let log = File::options().create(true).append(true).open(&log_path).map_err(at)?;
         let log_start = log.metadata().map_err(at)?.len();
-        let mut command = Command::new(plan.binary.path());
+        let mut command = plan.binary.command();
         command
             .arg("work")
             .args(["--coordinator", &plan.coordinator])
@@ -128,7 +128,7 @@ pub(super) mod tests {
     /// busy").
     pub fn script(directory: &Path, name: &str, body: &str) -> PathBuf {
         let path = directory.join(name);
-        let status = Command::new("/bin/sh")
+        let status = std::process::Command::new("/bin/sh")
             .args(["-c", "rm -f \"$0\"; printf '#!/bin/sh\\n%s\\n' \"$1\" > \"$0\" && chmod +x \"$0\""])
             .arg(&path)
             .arg(body)
