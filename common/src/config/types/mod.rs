@@ -54,7 +54,7 @@ impl RunConfig {
     /// The protocol of the metric that chooses the best peer.
     ///
     /// # Panics
-    /// If there are no protocols; [`load`](super::load) refuses such a configuration.
+    /// If there are no protocols; [`load`](super::load()) refuses such a configuration.
     pub fn metric_protocol(&self) -> Protocol {
         let first = self.evaluation.protocols.first();
         self.train.metric_protocol.or(first.copied()).expect("a checked configuration has protocols")
