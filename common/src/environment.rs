@@ -13,5 +13,8 @@ pub const LOG_FILTER: &str = "RUST_LOG";
 /// which sets it for the workers that it starts.
 pub const OPENMP_SPIN_COUNT: &str = "GOMP_SPINCOUNT";
 
+/// How threads of OpenMP wait, where somebody has set it: `active` or `passive`. Medley then leaves both as they are.
+pub const OPENMP_WAIT_POLICY: &str = "OMP_WAIT_POLICY";
+
 /// Directory of loss fixtures that `cargo test -p medley-worker --test loss_fixtures` checks.
 pub const FIXTURES: &str = "MEDLEY_FIXTURES";

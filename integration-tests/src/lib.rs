@@ -134,11 +134,28 @@ pub fn summary(run: &Path) -> Summary {
     serde_json::from_slice(&bytes).expect("the summary has its documented form")
 }
 
+/// All that happened in a run, with the times.
+pub fn event_lines(run: &Path) -> Vec<EventLine> {
+    let lines = std::fs::read_to_string(run.join(run_directory::EVENTS)).expect("a run leaves events");
+    let parse = |line: &str| serde_json::from_str(line).expect("events have their documented form");
+    lines.lines().map(parse).collect()
+}
+
 /// All that happened in a run.
 pub fn events(run: &Path) -> Vec<Event> {
-    let lines = std::fs::read_to_string(run.join(run_directory::EVENTS)).expect("a run leaves events");
-    let parse = |line: &str| serde_json::from_str::<EventLine>(line).expect("events have their documented form").event;
-    lines.lines().map(parse).collect()
+    event_lines(run).into_iter().map(|line| line.event).collect()
+}
+
+/// When each invocation of a run had its first event and its last, in seconds.
+pub fn invocations(run: &Path) -> Vec<(f64, f64)> {
+    let mut times: Vec<(f64, f64)> = Vec::new();
+    for EventLine { time, event } in event_lines(run) {
+        match times.last_mut() {
+            Some((_, last)) if !matches!(event, Event::JobStarted { .. }) => *last = time,
+            _ => times.push((time, time)),
+        }
+    }
+    times
 }
 
 /// The total loss of every peer by step; of a step that was trained twice, the later.

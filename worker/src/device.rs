@@ -18,32 +18,35 @@ const DRIVER_FILES: [&str; 2] = ["/dev/nvidiactl", "/dev/dxg"];
 /// # Errors
 /// When a GPU is asked for and cannot be used.
 pub fn choose(choice: DeviceChoice, slot: u32) -> Result<Device, TrainError> {
+    if choice == DeviceChoice::Cpu {
+        return Ok(Device::Cpu);
+    }
     match (choice, gpus()) {
-        (DeviceChoice::Cpu, _) => Ok(Device::Cpu),
         (_, Ok(count)) => Ok(Device::Cuda(slot as usize % count)),
-        (DeviceChoice::Auto, Err(reason)) => {
-            tracing::debug!(%reason, "computing on the processor");
-            Ok(Device::Cpu)
-        }
         (DeviceChoice::Cuda, Err(reason)) => {
             Err(TrainError::Input(format!("train.device: is \"cuda\", but {reason}; or use \"cpu\"")))
+        }
+        (_, Err(reason)) => {
+            tracing::debug!(%reason, "computing on the processor");
+            Ok(Device::Cpu)
         }
     }
 }
 
-/// As the coordinator records it, such as `cuda:1`.
-pub fn name(device: Device) -> String {
-    match device {
-        Device::Cuda(index) => format!("cuda:{index}"),
-        _ => "cpu".into(),
-    }
+/// What the machine offers, as the coordinator records it: `cuda` or `cpu`.
+pub fn offered() -> &'static str {
+    if has_driver() { "cuda" } else { "cpu" }
+}
+
+fn has_driver() -> bool {
+    DRIVER_FILES.iter().any(|file| Path::new(file).exists())
 }
 
 /// How many GPUs can be used, at least one; or why none.
 fn gpus() -> &'static Result<usize, String> {
     static GPUS: OnceLock<Result<usize, String>> = OnceLock::new();
     GPUS.get_or_init(|| {
-        if !DRIVER_FILES.iter().any(|file| Path::new(file).exists()) {
+        if !has_driver() {
             return Err("no NVIDIA driver shows a GPU on this machine".into());
         }
         // SAFETY: libtorch's own libraries run no code on loading but the registration of their operators, for which they

@@ -30,7 +30,7 @@ pub fn start(run: PathBuf, job: String, config: RunConfig, events: mpsc::Sender<
 fn commit(run: &Path, job: &str, config: &RunConfig, request: &Commit) -> Result<Committed, CheckpointError> {
     let committed = checkpoint::commit(run, job, config, request)?;
     let keep = config.output.keep_checkpoints;
-    if let Err(error) = checkpoint::retain(run, keep, committed.state.best_step) {
+    if let Err(error) = checkpoint::retain(run, keep) {
         // The new checkpoint stands; that an old one could not be removed is no reason to end a job.
         tracing::warn!("an old checkpoint stays: {error}");
     }

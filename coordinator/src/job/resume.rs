@@ -68,6 +68,10 @@ pub fn open(run: &Path, config: &RunConfig) -> Result<Resumed, JobError> {
                 let message = "was trained with another configuration than run.toml holds now; put run.toml back as it was to resume, or start a new run".into();
                 return Err(CheckpointError::Unfit { path: directory, message }.into());
             }
+            // Patience goes back to the best validation's parameters, which have a checkpoint of their own.
+            if config.train.patience > 0 && manifest.state.best_metric.is_some() && manifest.state.best_step != step {
+                verify(&run_directory::checkpoint(run, manifest.state.best_step))?;
+            }
             // The store may have been lost; generations must grow all the same.
             beginning.record.generation = beginning.record.generation.max(manifest.generation);
             let state = &manifest.state;

@@ -65,8 +65,12 @@ impl WorkerBinary {
     /// inside a product soon sleep: by OpenMP's default they spin for milliseconds, and processes that share cores so
     /// take the time that the others need.
     pub fn command(&self) -> Command {
+        self.command_in(|variable| std::env::var_os(variable).is_some())
+    }
+
+    fn command_in(&self, is_set: impl Fn(&str) -> bool) -> Command {
         let mut command = Command::new(&self.path);
-        if std::env::var_os(environment::OPENMP_SPIN_COUNT).is_none() {
+        if !is_set(environment::OPENMP_SPIN_COUNT) && !is_set(environment::OPENMP_WAIT_POLICY) {
             command.env(environment::OPENMP_SPIN_COUNT, SPIN_COUNT);
         }
         command
@@ -115,6 +119,17 @@ mod tests {
     use super::super::process::tests::script;
     use super::*;
     use medley_common::exit;
+
+    #[test]
+    fn waiting_threads_soon_sleep_unless_the_caller_says_otherwise() {
+        let count = |is_set: fn(&str) -> bool| {
+            let command = WorkerBinary::at(NAME.into()).command_in(is_set);
+            command.get_envs().map(|(_, value)| value.unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(count(|_| false), [SPIN_COUNT]);
+        assert!(count(|variable| variable == "GOMP_SPINCOUNT").is_empty());
+        assert!(count(|variable| variable == "OMP_WAIT_POLICY").is_empty());
+    }
 
     #[test]
     fn the_environment_comes_first_then_beside_then_path() {

@@ -21,7 +21,7 @@ fn weight(line: &str) -> u8 {
         words.next().is_some_and(|time| time.ends_with('Z') && time.starts_with(|c: char| c.is_ascii_digit()));
     match words.next() {
         Some("ERROR") if is_logged => ERROR,
-        Some("INFO" | "DEBUG" | "TRACE") if is_logged => INFORMATION,
+        Some("WARN" | "INFO" | "DEBUG" | "TRACE") if is_logged => INFORMATION,
         _ if is_panic(line) || line.starts_with("error: ") || line.starts_with("what():") => ERROR,
         _ if line.starts_with("note: run with `RUST_BACKTRACE") => INFORMATION,
         _ => PLAIN,
@@ -54,7 +54,8 @@ mod tests {
                 "what():  bad alloc",
             ),
             (format!("{INFO}\nKilled by the moon\n{INFO}"), "Killed by the moon"),
-            (format!("{INFO}\n{WARN}\n{INFO}"), WARN),
+            (format!("{WARN}\nKilled by the moon\n{WARN}"), "Killed by the moon"),
+            (format!("{INFO}\n{WARN}"), WARN),
             (format!("one\n{INFO}\ntwo \n\n  \n"), "two"),
             (format!("{WARN}\n{INFO}").replace("WARN", "DEBUG"), INFO),
         ] {

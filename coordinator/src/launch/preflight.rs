@@ -99,13 +99,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn threads_that_wait_soon_sleep_unless_told_otherwise() {
-        let expected = std::env::var("GOMP_SPINCOUNT").unwrap_or("1000".into());
-        let found = check(r#"echo "{\"data_hash\":\"$GOMP_SPINCOUNT\"}""#).await.unwrap();
-        assert_eq!(found.data_hash, expected);
-    }
-
-    #[tokio::test]
     async fn refusals_are_passed_on_word_for_word() {
         let error = check("echo 'error: data.txt:3: empty line; remove it' >&2; exit 2").await.unwrap_err();
         assert_eq!(error.exit_code(), exit::BAD_INPUT);

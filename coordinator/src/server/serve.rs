@@ -93,8 +93,10 @@ impl Server {
         let sessions = Arc::new(Sessions::default());
         let (closing, closed) = watch::channel(false);
         let death = admission.death;
+        // The kernel takes whole seconds, up to this many.
+        let tcp = death.clamp(Duration::from_secs(1), Duration::from_secs(32_767));
         // What the server's builder says of sockets holds only for those that it binds itself.
-        let connections = TcpIncoming::from(listener.socket).with_nodelay(Some(true)).with_keepalive(Some(death));
+        let connections = TcpIncoming::from(listener.socket).with_nodelay(Some(true)).with_keepalive(Some(tcp));
         let service =
             Service { admission, sessions: Arc::clone(&sessions), events: events.clone(), closing: closed.clone() };
         let service = CoordinatorServer::new(service)

@@ -1,6 +1,6 @@
 //! `medley-worker check`: what a coordinator asks before it writes anything.
 
-use crate::data::{Dataset, DatasetStatistics};
+use crate::data::{self, Dataset, DatasetStatistics};
 use crate::device;
 use crate::train::TrainError;
 use crate::train::evaluation::evaluator;
@@ -36,8 +36,7 @@ pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
         "steps_per_epoch": steps_per_epoch,
         "total_steps": Plan::new(&config, steps_per_epoch).total_steps(),
     });
-    println!("{report}");
-    Ok(())
+    Ok(data::cli::print(&format!("{report}\n"))?)
 }
 
 fn read(path: &Path) -> Result<RunConfig, TrainError> {

@@ -1,7 +1,8 @@
 //! `medley-worker evaluate`: the peers of a checkpoint under any protocol.
 
+use super::work::use_threads;
 use crate::checkpoint::Checkpoint;
-use crate::data::{Dataset, Split};
+use crate::data::{self, Dataset, Split};
 use crate::device;
 use crate::model::Network;
 use crate::train::TrainError;
@@ -43,9 +44,8 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
-    if arguments.threads > 0 {
-        tch::set_num_threads(arguments.threads as i32);
-    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    use_threads(if arguments.threads == 0 { cores } else { arguments.threads });
     let directory = &arguments.checkpoint;
     let checkpoint = Checkpoint::open(directory)?;
     let config = configuration(arguments, &checkpoint.manifest)?;
@@ -73,8 +73,12 @@ pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    print(&evaluations, arguments.json);
-    Ok(())
+    let text = if arguments.json {
+        serde_json::json!({ "evaluations": evaluations }).to_string()
+    } else {
+        table(&evaluations)
+    };
+    Ok(data::cli::print(&(text + "\n"))?)
 }
 
 /// The configuration that the checkpoint was trained with, and on it the changes that were asked for.
@@ -82,7 +86,9 @@ fn configuration(arguments: &Arguments, manifest: &Manifest) -> Result<RunConfig
     let path = match &arguments.config {
         Some(path) => path.clone(),
         None => {
-            let run = arguments.checkpoint.parent().and_then(Path::parent);
+            // Absolute, as a short relative path has no parents to name.
+            let checkpoint = arguments.checkpoint.canonicalize().unwrap_or(arguments.checkpoint.clone());
+            let run = checkpoint.parent().and_then(Path::parent);
             run.unwrap_or(Path::new(".")).join(run_directory::CONFIG)
         }
     };
@@ -95,7 +101,12 @@ fn configuration(arguments: &Arguments, manifest: &Manifest) -> Result<RunConfig
         )));
     }
     let overrides: Result<Vec<Override>, _> = arguments.overrides.iter().map(|text| text.parse()).collect();
-    let config = config::load(&path, &overrides?)?;
+    let mut overrides = overrides?;
+    // That by which the training chose its best peer need not be among them.
+    if let Some(first) = overrides.iter().rev().find_map(first_protocol) {
+        overrides.insert(0, format!("train.metric_protocol={first}").parse()?);
+    }
+    let config = config::load(&path, &overrides)?;
     let kept = [
         ("network", config.network == trained.network),
         ("samples.max_length", config.samples.max_length == trained.samples.max_length),
@@ -108,11 +119,13 @@ fn configuration(arguments: &Arguments, manifest: &Manifest) -> Result<RunConfig
     }
 }
 
-fn print(evaluations: &[Evaluation], json: bool) {
-    if json {
-        println!("{}", serde_json::json!({ "evaluations": evaluations }));
-        return;
-    }
+/// The first of the protocols that an override names, where it names any.
+fn first_protocol(change: &Override) -> Option<String> {
+    let protocols = (change.key == "evaluation.protocols").then_some(change.value.as_array()?)?;
+    protocols.first()?.as_str().map(str::to_owned)
+}
+
+fn table(evaluations: &[Evaluation]) -> String {
     let mut table = comfy_table::Table::new();
     table.load_preset(comfy_table::presets::NOTHING);
     let mut header = vec!["model".to_owned(), "split".into(), "protocol".into()];
@@ -126,5 +139,5 @@ fn print(evaluations: &[Evaluation], json: bool) {
         }));
         table.add_row(row);
     }
-    println!("{table}");
+    table.to_string()
 }

@@ -6,7 +6,7 @@ use crate::device;
 use crate::exchange::{Exchange, Placement};
 use crate::session::{Session, watch};
 use crate::train::{Reporter, TrainError, Trainer};
-use medley_common::config::{self, DeviceChoice, RunConfig};
+use medley_common::config::{self, RunConfig};
 use medley_common::proto;
 use medley_common::proto::worker_message::Body as Report;
 use std::path::Path;
@@ -57,7 +57,7 @@ pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
     }
     use_threads(arguments.threads);
     let listener = Listener::bind(&*arguments.listen)?;
-    let session = Session::join(&arguments.coordinator, introduction(arguments, &listener))?;
+    let session = Session::join(&arguments.coordinator, introduction(arguments, &listener), arguments.standalone)?;
     let outcome = take_part(&session, &listener, arguments.slot);
     match outcome {
         Ok(()) => {
@@ -82,7 +82,7 @@ pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
 }
 
 /// libtorch and our own loops share the same cores one after the other, never at once.
-fn use_threads(threads: usize) {
+pub fn use_threads(threads: usize) {
     let threads = threads.max(1);
     tch::set_num_threads(threads as i32);
     tch::set_num_interop_threads(1);
@@ -98,7 +98,7 @@ fn introduction(arguments: &Arguments, listener: &Listener) -> proto::JoinReques
         token: arguments.token.clone(),
         slot: arguments.slot,
         data_address: listener.local_addr().to_string(),
-        device: device::choose(DeviceChoice::Auto, arguments.slot).map_or_else(|error| error.to_string(), device::name),
+        device: device::offered().into(),
         memory_bytes: total_memory_bytes(),
         process_id: std::process::id(),
         host: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().into(),

@@ -79,6 +79,11 @@ pub fn command(command: &DataCommand) -> Result<(), DataError> {
         DataCommand::Stats(arguments) => stats(arguments)?,
         DataCommand::Generate(arguments) => make(arguments)?,
     };
+    print(&text)
+}
+
+/// Writes a result to standard output.
+pub fn print(text: &str) -> Result<(), DataError> {
     match io::stdout().write_all(text.as_bytes()) {
         // Whoever reads may stop when it has seen enough, as `head` does.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -11,6 +11,7 @@ use medley_common::proto::coordinator_client::CoordinatorClient;
 use medley_common::proto::coordinator_message::Body as Order;
 use medley_common::proto::worker_message::Body as Report;
 use medley_common::proto::{Assignment, CoordinatorMessage, Heartbeat, JoinRequest, WorkerMessage};
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -28,6 +29,9 @@ const JOIN_DEADLINE: Duration = Duration::from_secs(20);
 /// A coordinator may pause (Ctrl-Z, a slow disk) and go on, and losing it ends the job: it has this many times as long
 /// to answer as a worker.
 const PATIENCE: u32 = 5;
+
+/// Seconds after which TCP may probe a silent connection: the kernel's own bounds.
+const TCP_KEEPALIVE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(32_767);
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
@@ -84,11 +88,12 @@ struct Loss {
 }
 
 impl Session {
-    /// Joins a job.
+    /// Joins a job. With `probes` a silent coordinator is asked whether it is still there. A launched worker need not: it
+    /// ends with its launcher, and goes on with one that was only paused.
     ///
     /// # Errors
     /// When the coordinator cannot be reached or refuses.
-    pub fn join(address: &str, request: JoinRequest) -> Result<Self, SessionError> {
+    pub fn join(address: &str, request: JoinRequest, probes: bool) -> Result<Self, SessionError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("medley-session")
@@ -98,7 +103,7 @@ impl Session {
         let (reports, outgoing) = mpsc::channel(QUEUE);
         let (incoming, orders) = std::sync::mpsc::channel();
         let shared = Arc::new(Shared::default());
-        let joining = open(address.to_owned(), request, reports.clone(), outgoing, Arc::clone(&shared));
+        let joining = open(address.to_owned(), request, probes, reports.clone(), outgoing, Arc::clone(&shared));
         let (worker, stream, heartbeat) = runtime.block_on(async {
             tokio::time::timeout(JOIN_DEADLINE, joining)
                 .await
@@ -184,6 +189,7 @@ impl Session {
 async fn open(
     address: String,
     request: JoinRequest,
+    probes: bool,
     reports: mpsc::Sender<WorkerMessage>,
     outgoing: mpsc::Receiver<WorkerMessage>,
     shared: Arc<Shared>,
@@ -195,8 +201,12 @@ async fn open(
     let reply = CoordinatorClient::new(channel).join(request).await.map_err(refused)?.into_inner();
     // A connection of its own: only now is it known how long one may be silent.
     let death = Duration::from_millis(reply.death_ms.max(1));
-    let endpoint =
-        endpoint.tcp_keepalive(Some(death)).http2_keep_alive_interval(death).keep_alive_timeout(PATIENCE * death);
+    let endpoint = if probes {
+        let tcp = death.clamp(*TCP_KEEPALIVE.start(), *TCP_KEEPALIVE.end());
+        endpoint.tcp_keepalive(Some(tcp)).http2_keep_alive_interval(death).keep_alive_timeout(PATIENCE * death)
+    } else {
+        endpoint
+    };
     let mut client = CoordinatorClient::new(endpoint.connect().await.map_err(unreachable)?);
     // The first message opens the session on the coordinator's side: it must be on its way before the call is made.
     let first = heartbeat(&reply.worker, &shared);
