@@ -316,7 +316,8 @@ fn shared_reference_values() {
     let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/fixtures");
     let shared = std::env::var_os("MEDLEY_SHARED").map_or(shared, |shared| PathBuf::from(shared).join("fixtures"));
     match std::env::var_os("MEDLEY_FIXTURES") {
-        Some(directory) => check_directory(Path::new(&directory)),
+        // Cargo runs tests in the package's directory, and whoever types a relative path stands in the workspace's.
+        Some(directory) => check_directory(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(directory)),
         None if shared.is_dir() => check_directory(&shared),
         None => println!("skipped: neither MEDLEY_FIXTURES nor {} is there", shared.display()),
     }
