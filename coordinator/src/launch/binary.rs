@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 
 const NAME: &str = "medley-worker";
 
-/// Turns of a waiting thread's loop before it sleeps, some microseconds. Measured with the quickstart's cohort on two
-/// cores: alone as fast as the default to one part in ten, beside another such job twelve times as fast.
+/// Turns of a waiting thread's loop before it sleeps, some microseconds. Measured with the quickstart's cohort in one worker
+/// on two cores: alone within a tenth of 100,000 turns, beside another such job twelve times as fast.
 const SPIN_COUNT: &str = "1000";
 
 /// A worker binary that was found.
