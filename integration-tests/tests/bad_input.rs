@@ -75,6 +75,8 @@ fn data_files() {
     );
     let bench = Bench::small();
     assert_run_refused(&bench, &["data.path=nowhere.txt"], &["nowhere.txt"]);
+    assert_run_refused(&bench, &["data.path=/dev/zero"], &["/dev/zero", "device"]);
+    assert_run_refused(&bench, &["data.path=."], &["directory"]);
 }
 
 #[test]

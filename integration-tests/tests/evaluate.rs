@@ -40,6 +40,31 @@ fn a_checkpoint_is_measured_as_the_run_measured_it_and_under_other_protocols() {
 }
 
 #[test]
+fn runs_with_other_seeds_rank_the_same_candidates_unless_evaluation_has_another_seed() {
+    let bench = Bench::small();
+    let hashes = |name: &str, setting: &str| -> Vec<String> {
+        let protocols = "evaluation.protocols=[\"uniform99\", \"popularity99\"]";
+        let run = bench.run(name, &["train.steps=2", protocols, setting]);
+        let hashes = summary(&run).peers_evaluated.into_iter().filter_map(|evaluation| evaluation.candidates_hash);
+        hashes.collect()
+    };
+    let first = hashes("first", "seed=1");
+    assert_eq!(first.len(), 8, "two peers, two splits, two protocols");
+    assert_eq!(first, hashes("second", "seed=2"));
+    let other = hashes("third", "evaluation.seed=2");
+    assert!(first.iter().zip(&other).all(|(first, other)| first != other));
+}
+
+#[test]
+fn a_full_disk_under_the_output_is_a_failure_and_no_bad_input() {
+    let bench = Bench::small();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+    let mut command = bench.command(&["data", "stats", "data.txt"]);
+    let output = command.stdout(full).output().expect("medley starts");
+    assert_eq!(output.status.code(), Some(medley_common::exit::FAILURE), "{}", text(&output.stderr));
+}
+
+#[test]
 fn a_reader_that_has_seen_enough_is_no_failure() {
     let bench = Bench::small();
     bench.run("run", &["train.steps=2"]);

@@ -113,6 +113,28 @@ fn a_stopped_worker_is_declared_dead() {
     until("even the stopped worker is gone", || !workers.iter().any(|id| is_running(*id)));
 }
 
+/// Slow, for the pause must be longer than all that might take it for an end.
+#[test]
+fn a_coordinator_that_was_paused_goes_on_with_its_workers() {
+    let bench = Bench::small();
+    let mut arguments = vec!["run", "job.toml", "--out", "run", "--set", "launch.death_ms=1000"];
+    arguments.extend(LONG);
+    let child = bench.start(&arguments);
+    let run = bench.path().join("run");
+    until("a checkpoint is committed", || training(&run));
+    signal(child.id(), Signal::STOP);
+    // More than the six seconds in which a worker that probes gives a silent coordinator up.
+    std::thread::sleep(std::time::Duration::from_millis(7500));
+    let (before, _) = run_directory::latest_checkpoint(&run).expect("a checkpoint");
+    signal(child.id(), Signal::CONT);
+    until("a later checkpoint is committed", || {
+        run_directory::latest_checkpoint(&run).is_some_and(|(later, _)| later > before)
+    });
+    signal(child.id(), Signal::INT);
+    let output = wait(child);
+    assert_eq!(output.status.code(), Some(exit::INTERRUPTED), "{}", text(&output.stderr));
+}
+
 #[test]
 fn no_worker_survives_a_killed_coordinator() {
     let bench = Bench::small();

@@ -162,7 +162,7 @@ fn exited(slot: Slot, (status, last_words): &(String, Option<String>)) -> Verdic
         Some(words) => {
             format!("ended {status} before its work was done; {log} says: {words}")
         }
-        None => format!("ended {status} before its work was done, with nothing in {log}"),
+        None => format!("ended {status} before its work was done; {log} does not say why"),
     };
     worker_verdict(slot, reason)
 }

@@ -1,11 +1,12 @@
 //! What a worker that ended said of its end.
 
-/// The line of a log that is likeliest to say why its process ended: the last error or panic, else the last line
-/// that is not mere information, else the last line.
+/// The line of a log that is likeliest to say why its process ended: the last error or panic, else the last line that
+/// nobody logged. Information and warnings came before the end and say nothing of it.
 pub(super) fn last_words(log: &str) -> Option<String> {
     let lines: Vec<&str> = log.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     // Of equals `max_by_key` takes the last.
-    let (at, line) = lines.iter().enumerate().max_by_key(|(_, line)| weight(line))?;
+    let telling = lines.iter().enumerate().filter(|(_, line)| weight(line) > INFORMATION);
+    let (at, line) = telling.max_by_key(|(_, line)| weight(line))?;
     let follows_on = is_panic(line) && lines.get(at + 1).is_some_and(|next| weight(next) == PLAIN);
     Some(if follows_on { format!("{line} {}", lines[at + 1]) } else { (*line).to_owned() })
 }
@@ -55,12 +56,11 @@ mod tests {
             ),
             (format!("{INFO}\nKilled by the moon\n{INFO}"), "Killed by the moon"),
             (format!("{WARN}\nKilled by the moon\n{WARN}"), "Killed by the moon"),
-            (format!("{INFO}\n{WARN}"), WARN),
             (format!("one\n{INFO}\ntwo \n\n  \n"), "two"),
-            (format!("{WARN}\n{INFO}").replace("WARN", "DEBUG"), INFO),
         ] {
             assert_eq!(last_words(&log).as_deref(), Some(expected), "{log}");
         }
         assert_eq!(last_words(" \n"), None);
+        assert_eq!(last_words(&format!("{INFO}\n{WARN}\n{INFO}")), None);
     }
 }

@@ -20,6 +20,14 @@ pub enum DataError {
         /// What the system said.
         source: io::Error,
     },
+    /// A directory, a device, a pipe.
+    #[error("{}: is a {kind}, not a file; data is read by every worker and more than once: write it to a file", path.display())]
+    NotAFile {
+        /// What was named.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
     /// Nothing but white space, or a header alone.
     #[error("{}: holds no interactions; give a file with at least one line of data", path.display())]
     Empty {

@@ -50,6 +50,9 @@ impl TrainError {
     /// Whether the user's input is at fault.
     pub fn is_bad_input(&self) -> bool {
         use crate::eval::EvalError;
+        if matches!(self, Self::Data(DataError::Output(_))) {
+            return false;
+        }
         matches!(
             self,
             Self::Config(_)

@@ -17,10 +17,12 @@ mod user_item;
 use super::error::DataError;
 use super::interactions::Interactions;
 use medley_common::config::{DataConfig, DataFormat};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 /// The interactions of the configured file, and its format.
 pub fn read(config: &DataConfig) -> Result<(DataFormat, Interactions), DataError> {
+    check_file(&config.path)?;
     let format = match config.format {
         DataFormat::Auto => detect::detect(config)?,
         named => named,
@@ -35,6 +37,19 @@ pub fn read(config: &DataConfig) -> Result<(DataFormat, Interactions), DataError
         DataFormat::Tsv => table::read(config, table::Kind::Tsv, &mut interactions),
     }?;
     Ok((format, interactions))
+}
+
+/// Refuses what only looks like a file: a device may never end, and a pipe can be read once.
+fn check_file(path: &Path) -> Result<(), DataError> {
+    let kind = match std::fs::metadata(path).map(|found| found.file_type()) {
+        Ok(kind) if kind.is_dir() => "directory",
+        Ok(kind) if kind.is_file() => return Ok(()),
+        Ok(kind) if kind.is_fifo() => "pipe",
+        Ok(_) => "device",
+        // Whoever opens it says why it cannot be.
+        Err(_) => return Ok(()),
+    };
+    Err(DataError::NotAFile { path: path.to_owned(), kind })
 }
 
 /// The separator asked for, if any.
