@@ -229,6 +229,27 @@ mod tests {
     }
 
     #[test]
+    fn what_the_configuration_says_of_the_loss_reaches_it() {
+        let hail = |setting: &str| match plan(&[setting]).loss(0) {
+            LossSpec::Exclusivity(spec) => spec,
+            other => panic!("{other:?}"),
+        };
+        let base = hail("method.alpha=0.5");
+        assert_eq!(base, Exclusivity::hail(0.5, 1.0));
+        assert_eq!(hail("method.gamma=2.0"), Exclusivity { gamma: 2.0, ..base });
+        assert_eq!(hail("method.positive_term=false"), Exclusivity { positive_term: false, ..base });
+        assert_eq!(hail("method.negative_term=false"), Exclusivity { negative_term: false, ..base });
+        assert_eq!(hail("method.truncate_ce=true"), Exclusivity { truncate_ce: true, ..base });
+        let rce = plan(&["method.name=rce", "cohort.peers=1", "method.rce_exponent=0.3"]).loss(0);
+        assert_eq!(rce, LossSpec::ReweightedCrossEntropy { exponent: 0.3 });
+        let rule = |settings: &[&str]| plan(settings).truncation(0).unwrap().rule;
+        let descending = |base, over| RankRule::Descending { base, over };
+        assert_eq!(rule(&["method.beta=0.1"]), descending(RankBase::One, RankOver::Rows));
+        assert_eq!(rule(&["method.beta=0.1", "method.rank_base=0"]), descending(RankBase::Zero, RankOver::Rows));
+        assert_eq!(rule(&["method.beta=0.1", "method.beta_base=slots"]), descending(RankBase::One, RankOver::Slots));
+    }
+
+    #[test]
     fn noise_is_sought_where_the_method_filters_it() {
         assert_eq!(plan(&[]).truncation(0), None, "beta is 0");
         assert_eq!(plan(&["method.name=dml", "method.beta=0.1"]).truncation(0), None);

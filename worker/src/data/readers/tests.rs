@@ -192,7 +192,13 @@ fn a_file_that_is_not_there_or_not_readable_is_named() {
     );
     let directory = tempfile::tempdir().unwrap();
     let config = DataConfig { path: directory.path().into(), ..DataConfig::default() };
-    assert!(matches!(Dataset::load(&config), Err(DataError::Read { .. })));
+    assert!(matches!(Dataset::load(&config), Err(DataError::NotAFile { kind: "directory", .. })));
+    let config = DataConfig { path: "/dev/zero".into(), ..DataConfig::default() };
+    assert!(matches!(Dataset::load(&config), Err(DataError::NotAFile { kind: "device", .. })));
+    let pipe = directory.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let config = DataConfig { path: pipe, ..DataConfig::default() };
+    assert!(matches!(Dataset::load(&config), Err(DataError::NotAFile { kind: "pipe", .. })), "and nobody waits for it");
 }
 
 #[test]
