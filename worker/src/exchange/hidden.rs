@@ -1,6 +1,7 @@
 //! Hidden rows out, their gradients back: each worker computes the losses of all peers on its shard of the rows.
 
 use super::output_layer::{Transformed, on_slice};
+use super::prediction::Prediction;
 use super::{Gradients, Pass, SHAPES, floats, kernel, truncation};
 use crate::collective::CollectiveError;
 use crate::loss::LossSums;
@@ -11,6 +12,9 @@ pub fn gradients(pass: &mut Pass<'_>, hidden: &[Tensor]) -> Result<Gradients, Co
     let (rows, rank) = (pass.rows.targets.len(), pass.exchange.placement.rank());
     let shard = pass.exchange.placement.shard(rows, rank);
     let collected = collect(pass, hidden, &shard)?;
+    if pass.exchange.fuses(hidden[0].device()) {
+        return fused(pass, hidden, &floats::to_vec(&collected), &shard);
+    }
     let transformed = pass.timed_loss(|pass| Transformed::of(pass.shared, &collected));
     let truncated = match pass.rows.truncation {
         Some(_) => {
@@ -25,6 +29,36 @@ pub fn gradients(pass: &mut Pass<'_>, hidden: &[Tensor]) -> Result<Gradients, Co
     });
     let own = send_back(pass, &gradient, hidden, &shard)?;
     Ok(Pass::finish(pass, own, losses, &truncated))
+}
+
+/// On the processor: [`Prediction`] does all of the shard's work on slices.
+fn fused(
+    pass: &mut Pass<'_>,
+    hidden: &[Tensor],
+    collected: &[f32],
+    shard: &Range<usize>,
+) -> Result<Gradients, CollectiveError> {
+    let (rows, targets) = (pass.rows.targets.len(), &pass.rows.targets[shard.clone()]);
+    let mut computed = pass.timed_loss(|pass| prediction(pass).compute(collected, targets, false));
+    let truncated = match pass.rows.truncation {
+        Some(_) => truncation::from_own_shard(pass, &computed.losses.cross_entropies())?,
+        None => vec![false; rows],
+    };
+    let noise: Vec<usize> = shard.clone().filter(|row| truncated[*row]).map(|row| row - shard.start).collect();
+    if !noise.is_empty() {
+        pass.timed_loss(|pass| prediction(pass).truncate(&mut computed, collected, targets, &noise));
+    }
+    let shape = [pass.exchange.placement.peers() as i64, shard.len() as i64, hidden[0].size()[1]];
+    let gradient = floats::to_tensor(&computed.hidden, &shape, hidden[0].device());
+    let own = send_back(pass, &gradient, hidden, shard)?;
+    let shared = pass.shared.from_prediction(&computed.parts);
+    Ok(pass.collected(own, shared, computed.losses.sums(), &truncated))
+}
+
+fn prediction<'p>(pass: &'p Pass<'_>) -> Prediction<'p> {
+    let scale = 1.0 / pass.rows.loss.denominator(pass.rows.targets.len() as f64);
+    let (peers, chunk_rows) = (pass.exchange.placement.peers(), pass.exchange.chunk_rows);
+    Prediction::new(pass.shared.prediction(), peers, chunk_rows, pass.rows.loss, scale)
 }
 
 /// All peers' hidden rows of this worker's shard, `[T, shard, d]`.

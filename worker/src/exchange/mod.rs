@@ -19,6 +19,7 @@ mod hidden;
 mod logits;
 mod output_layer;
 mod placement;
+mod prediction;
 mod truncation;
 
 use crate::collective::{Collective, CollectiveError, Traffic};
@@ -28,9 +29,10 @@ use medley_common::config::ExchangeMode;
 use output_layer::OutputLayer;
 use std::ops::Range;
 use std::time::{Duration, Instant};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 pub use placement::Placement;
+pub use prediction::{Computed, Parts as PredictionParts, Prediction};
 
 /// The exchange of one worker.
 pub struct Exchange {
@@ -57,10 +59,8 @@ pub struct Rows<'a> {
 pub struct Gradients {
     /// Gradient of every hosted peer's hidden rows, each `[R, d]`.
     pub hidden: Vec<Tensor>,
-    /// Gradient of the output weights U from the rows that this worker worked on, `[V, d]`.
-    pub output_weights: Tensor,
-    /// Gradient of the output bias b_U from the same rows, `[V]`.
-    pub output_bias: Tensor,
+    /// Gradient of the prediction layer from the rows that this worker worked on, flat over all shared parameters.
+    pub shared: Tensor,
     /// Sums over the same rows. Added up over workers they cover every row of every peer once.
     pub losses: LossSums,
     /// Rows taken for noise, of the whole batch.
@@ -87,19 +87,23 @@ impl Exchange {
         &mut *self.collective
     }
 
+    /// Whether the losses of rows on a device are computed by [`Prediction`].
+    fn fuses(&self, device: Device) -> bool {
+        device == Device::Cpu
+    }
+
     /// Bytes since the last call.
     pub fn take_traffic(&mut self) -> Traffic {
         self.collective.take_traffic()
     }
 
-    /// Turns the hosted peers' hidden rows, each `[R, d]` and free of a graph, into their gradients. Gradients of the
-    /// prediction layer's transform are left in the shared parameters' views.
+    /// Turns the hosted peers' hidden rows, each `[R, d]` and free of a graph, into their gradients.
     ///
     /// # Errors
     /// Those of the collective; the step has then not happened.
     pub fn gradients(
         &mut self,
-        shared: &Shared,
+        shared: &mut Shared,
         hidden: &[Tensor],
         rows: Rows<'_>,
     ) -> Result<Gradients, CollectiveError> {
@@ -116,7 +120,7 @@ impl Exchange {
 /// One step's pass through the exchange.
 struct Pass<'a> {
     exchange: &'a mut Exchange,
-    shared: &'a Shared,
+    shared: &'a mut Shared,
     rows: Rows<'a>,
     output: OutputLayer,
     clock: Clock,
@@ -125,14 +129,19 @@ struct Pass<'a> {
 impl Pass<'_> {
     fn finish(self_: &mut Self, hidden: Vec<Tensor>, losses: LossSums, truncated: &[bool]) -> Gradients {
         let (output_weights, output_bias) = self_.output.gradients();
+        let shared = self_.shared.parameters.take_gradients();
+        self_.shared.add_output_gradients(&shared, &output_weights, &output_bias);
+        self_.collected(hidden, shared, losses, truncated)
+    }
+
+    fn collected(&self, hidden: Vec<Tensor>, shared: Tensor, losses: LossSums, truncated: &[bool]) -> Gradients {
         Gradients {
             hidden,
-            output_weights,
-            output_bias,
+            shared,
             losses,
             truncated_rows: truncated.iter().filter(|truncated| **truncated).count(),
-            exchange_time: self_.clock.exchange,
-            loss_time: self_.clock.loss,
+            exchange_time: self.clock.exchange,
+            loss_time: self.clock.loss,
         }
     }
 

@@ -2,10 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::lanes::{SimdLevel, dispatch};
 use super::range::{CrossEntropies, Losses, RangeTask, RowRange, Softmax};
 use super::spec::LossSpec;
-use super::sums::LossSums;
+use super::sums::{LossSums, PeerLosses, RowFlags, RowLosses};
+use crate::simd::lanes::{SimdLevel, dispatch};
 
 /// Rows that one thread takes at a time. Fixed, so that what is computed together never depends on the threads.
 const ROWS_PER_RANGE: usize = 8;
@@ -121,8 +121,31 @@ impl LossKernel {
         rows.check()?;
         check_length("logits", "[peers, rows, catalogue]", peers * rows.logits(), logits.len())?;
         let own: Vec<usize> = (0..peers).collect();
-        self.losses(&Losses { spec, rows, own: &own, peers, everyone: None }, logits, sums);
+        self.losses(&Losses { spec, rows, own: &own, peers, everyone: None }, logits, &mut |losses, flags| {
+            sums.add_row(&own, losses, flags);
+        });
         Ok(())
+    }
+
+    /// [`LossKernel::losses_and_gradients`] for `peers` peers, with the losses of every row by itself.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn losses_by_row(
+        &self,
+        spec: &LossSpec,
+        rows: &ChunkRows<'_>,
+        peers: usize,
+        logits: &mut [f32],
+    ) -> Result<RowLosses, LossError> {
+        rows.check()?;
+        check_length("logits", "[peers, rows, catalogue]", peers * rows.logits(), logits.len())?;
+        let own: Vec<usize> = (0..peers).collect();
+        let mut by_row = RowLosses::new(peers);
+        self.losses(&Losses { spec, rows, own: &own, peers, everyone: None }, logits, &mut |losses, flags| {
+            by_row.push(losses, flags);
+        });
+        Ok(by_row)
     }
 
     /// The same for a worker that has the logits of its `own` peers alone, and of all peers the probabilities
@@ -151,7 +174,9 @@ impl LossKernel {
         }
         check_length("own logits", "[own, rows, catalogue]", own.len() * rows.logits(), own_logits.len())?;
         check_length("probabilities", "[peers, rows, catalogue]", peers * rows.logits(), everyone.len())?;
-        self.losses(&Losses { spec, rows, own, peers, everyone: Some(everyone) }, own_logits, sums);
+        self.losses(&Losses { spec, rows, own, peers, everyone: Some(everyone) }, own_logits, &mut |losses, flags| {
+            sums.add_row(own, losses, flags);
+        });
         Ok(())
     }
 
@@ -181,7 +206,8 @@ impl LossKernel {
         }
     }
 
-    fn losses(&self, job: &Losses<'_>, logits: &mut [f32], sums: &mut LossSums) {
+    /// `on_row` is given the own peers' losses of every row, in order.
+    fn losses(&self, job: &Losses<'_>, logits: &mut [f32], on_row: &mut dyn FnMut(&[PeerLosses], RowFlags)) {
         let (count, block) = (job.rows.targets.len(), job.rows.logits());
         if count == 0 || job.own.is_empty() {
             return;
@@ -206,7 +232,7 @@ impl LossKernel {
         }
         for range in &ranges {
             for (losses, flags) in range.losses.chunks_exact(job.own.len()).zip(&range.flags) {
-                sums.add_row(job.own, losses, *flags);
+                on_row(losses, *flags);
             }
         }
     }

@@ -11,13 +11,13 @@
 //! The largest class M of the row is taken out of r: 1 - p_M is a sum, not a difference, and r_M - p_M r_M is
 //! w_M p_M, however large r_M is; the other classes receive - w_M p_M s_k, s being the softmax without M.
 
-use super::elementary::neg_log1m_and_inverse;
-use super::lanes::{LaneSum, Lanes, load, store, sweep};
 use super::row::{Others, Row, Scratch};
 use super::softmax::{SoftmaxRow, exponentiate, powers_of_logits, powers_of_probabilities, scale, weighted_sum};
 use super::spec::{Exclusivity, Teacher};
 use super::sums::PeerLosses;
 use super::teachers::{one_minus_target, two_hardest};
+use crate::simd::elementary::neg_log1m_and_inverse;
+use crate::simd::lanes::{LaneSum, Lanes, load, store, sweep};
 
 /// Cross-entropy with a constant weight on the row: `weight_of` the peer's softmax for the total, `ce_factor` for the
 /// reported cross-entropy.

@@ -10,16 +10,15 @@
 //!    cross-entropies, softmax; instruction sets and threads.
 //! 4. `sums`: [`LossSums`], what is added up on the way.
 //! 5. `range`, `row`, `softmax`, `teachers`, `exclusivity`, `mutual`: some rows, one row.
-//! 6. `elementary`, `lanes`: exponential and logarithm on vectors; vectors.
+//!
+//! Vectors and elementary functions on them are in [`crate::simd`].
 //!
 //! Invariants: other peers are constants to a peer. Results depend on the rows, the order of the peers and the instruction
 //! set, never on the number of threads or on how rows are cut into chunks. Cost is O(T V) a row. A number that is
 //! not finite among the logits shows in losses and gradients as such; it is never hidden.
 
 mod chunk;
-mod elementary;
 mod exclusivity;
-mod lanes;
 mod mutual;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -32,9 +31,9 @@ mod sums;
 mod teachers;
 mod truncation;
 
+pub use crate::simd::lanes::SimdLevel;
 pub use chunk::{ChunkRows, LossError, LossKernel};
-pub use lanes::SimdLevel;
 pub use spec::{Exclusivity, LossSpec, Teacher};
-pub use sums::{LossSums, PeerLosses};
+pub use sums::{LossSums, PeerLosses, RowLosses};
 pub use teachers::minimum_groups;
 pub use truncation::{RankBase, RankOver, RankRule, Truncation, truncated_rows};

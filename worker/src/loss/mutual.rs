@@ -3,11 +3,11 @@
 //! With S_k = Σ_l p^(l)_k and G_k = Σ_l p^(l)_k log p^(l)_k over *all* peers, a peer's own terms cancel in
 //! Σ_{l≠j} KL(p^(l) ‖ p^(j)) = Σ_k (G_k - S_k log p^(j)_k), so that T peers cost T rows and not T².
 
-use super::elementary::ln;
-use super::lanes::{LaneSum, Lanes, load, store, sweep};
 use super::row::{Others, Row, Scratch};
 use super::softmax::{SoftmaxRow, probabilities};
 use super::sums::PeerLosses;
+use crate::simd::elementary::ln;
+use crate::simd::lanes::{LaneSum, Lanes, load, store, sweep};
 
 /// The loss of [`LossSpec::Mutual`](super::LossSpec::Mutual) with at least two peers.
 #[inline(always)]

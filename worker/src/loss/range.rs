@@ -4,12 +4,12 @@ use std::ops::Range;
 
 use super::chunk::ChunkRows;
 use super::exclusivity::{cross_entropy_row, exclusivity_row};
-use super::lanes::{Lanes, Task};
 use super::mutual::mutual_row;
 use super::row::{Others, Row, Scratch};
 use super::softmax::{exponentiate, probabilities};
 use super::spec::LossSpec;
 use super::sums::{PeerLosses, RowFlags};
+use crate::simd::lanes::{Lanes, Task};
 
 /// A chunk's losses: everything but the logits.
 pub(super) struct Losses<'a> {

@@ -1,8 +1,8 @@
 //! What a kernel is given for one row, and the memory it works in.
 
-use super::lanes::Lanes;
 use super::softmax::{SoftmaxRow, arg_max};
 use super::sums::PeerLosses;
+use crate::simd::lanes::Lanes;
 
 /// Where the other peers' distributions come from.
 pub(super) enum Others<'a> {

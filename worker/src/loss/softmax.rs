@@ -4,8 +4,8 @@
 //! the exponentials of all others relative to the second largest logit: every p but p_M is at most 1/2, and 1 - p_M
 //! is their sum.
 
-use super::elementary::{exp, ln};
-use super::lanes::{LaneSum, Lanes, load, store, sweep};
+use crate::simd::elementary::{exp, ln};
+use crate::simd::lanes::{LaneSum, Lanes, load, store, sweep};
 
 /// What is known of a row after its logits were replaced by exponentials; scalars in `f64`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -154,7 +154,7 @@ fn two_largest<L: Lanes>(row: &[f32]) -> (f32, f32) {
         second = second.max(first.min(z));
         first = first.max(z);
     });
-    let (mut firsts, mut seconds) = ([0.0; super::lanes::WIDEST], [0.0; super::lanes::WIDEST]);
+    let (mut firsts, mut seconds) = ([0.0; crate::simd::lanes::WIDEST], [0.0; crate::simd::lanes::WIDEST]);
     first.store(&mut firsts);
     second.store(&mut seconds);
     let (mut first, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);

@@ -50,7 +50,7 @@ pub struct LossSums {
 }
 
 /// What one row adds.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct RowFlags {
     pub weight: f64,
     pub truncated: bool,
@@ -92,5 +92,55 @@ impl LossSums {
         self.rows += 1;
         self.truncated_rows += u64::from(flags.truncated);
         self.implicitly_hard_rows += u64::from(flags.implicitly_hard);
+    }
+}
+
+/// Losses of all peers, row by row.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RowLosses {
+    peers: usize,
+    /// `[rows, peers]`.
+    losses: Vec<PeerLosses>,
+    flags: Vec<RowFlags>,
+}
+
+impl RowLosses {
+    /// No rows yet, of a cohort of `peers`.
+    pub fn new(peers: usize) -> Self {
+        Self { peers, ..Self::default() }
+    }
+
+    /// Adds the rows of another chunk.
+    pub fn append(&mut self, mut other: RowLosses) {
+        self.losses.append(&mut other.losses);
+        self.flags.append(&mut other.flags);
+    }
+
+    /// Row `row` becomes row `from` of `other`.
+    pub fn replace(&mut self, row: usize, other: &RowLosses, from: usize) {
+        let peers = self.peers;
+        self.losses[row * peers..(row + 1) * peers].copy_from_slice(&other.losses[from * peers..(from + 1) * peers]);
+        self.flags[row] = other.flags[from];
+    }
+
+    /// Cross-entropies, `[peers, rows]`, as they cross the wire.
+    pub fn cross_entropies(&self) -> Vec<f32> {
+        let of = |peer| self.losses.iter().skip(peer).step_by(self.peers).map(|losses| losses.ce as f32);
+        (0..self.peers).flat_map(of).collect()
+    }
+
+    /// Sums over all rows, in their order.
+    pub fn sums(&self) -> LossSums {
+        let mut sums = LossSums::new(self.peers);
+        let peers: Vec<usize> = (0..self.peers).collect();
+        for (losses, flags) in self.losses.chunks_exact(self.peers).zip(&self.flags) {
+            sums.add_row(&peers, losses, *flags);
+        }
+        sums
+    }
+
+    pub(super) fn push(&mut self, losses: &[PeerLosses], flags: RowFlags) {
+        self.losses.extend_from_slice(losses);
+        self.flags.push(flags);
     }
 }

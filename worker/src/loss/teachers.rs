@@ -1,6 +1,6 @@
 //! Who teaches whom on a row.
 
-use super::lanes::{LaneSum, Lanes, load, sweep};
+use crate::simd::lanes::{LaneSum, Lanes, load, sweep};
 
 /// The minimum groups of PeerRec (eq 6) of one row: for every peer the *other* peer to which the target is least
 /// likely, of equal ones the lower index; `None` for a peer that has no other.

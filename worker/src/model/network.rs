@@ -1,10 +1,12 @@
 //! The networks of a worker: one copy of the shared parameters, the encoders of the peers that it hosts.
 
+use super::packed::{self, Engine, Networks, Packed};
 use super::{Encoder, Shared};
 use crate::data::{Batch, Bucket};
+use crate::exchange::floats;
 use crate::random::{Purpose, seed_of};
 use medley_common::config::{NetworkConfig, RunConfig};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// The networks of a worker.
 #[derive(Debug)]
@@ -18,15 +20,49 @@ pub struct Network {
     shape: NetworkConfig,
     seed: u64,
     device: Device,
+    pass: Pass,
+}
+
+/// How networks are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Computation {
+    /// On the processor, without padding, in blocks that its caches hold.
+    Packed,
+    /// By libtorch's operations and its automatic differentiation, in buckets of similar length: on GPUs, and as what the other
+    /// is tested against.
+    Graph,
+}
+
+impl Computation {
+    /// What suits a device.
+    pub fn of(device: Device) -> Self {
+        if device == Device::Cpu { Self::Packed } else { Self::Graph }
+    }
+}
+
+/// What the last forward pass left for the way back.
+#[derive(Debug)]
+enum Pass {
+    Packed { engine: Box<Engine>, step: u64 },
+    Graph { hidden: Vec<Tensor> },
 }
 
 impl Network {
     /// Draws the shared parameters and the hosted peers' encoders; the same values wherever a peer is hosted.
     pub fn draw(config: &RunConfig, items: usize, peers: &[u32], device: Device) -> Self {
+        Self::draw_for(Computation::of(device), config, items, peers, device)
+    }
+
+    /// The same, computed in a given way.
+    pub fn draw_for(computation: Computation, config: &RunConfig, items: usize, peers: &[u32], device: Device) -> Self {
         let shape = config.network.clone();
         let shared = Shared::draw(&shape, items, config.samples.max_length, config.seed, device);
         let encoders = peers.iter().map(|peer| Encoder::draw(&shape, config.seed, *peer, device)).collect();
-        Self { shared, peers: peers.to_vec(), encoders, shape, seed: config.seed, device }
+        let pass = match computation {
+            Computation::Packed => Pass::Packed { engine: Box::default(), step: 0 },
+            Computation::Graph => Pass::Graph { hidden: Vec::new() },
+        };
+        Self { shared, peers: peers.to_vec(), encoders, shape, seed: config.seed, device, pass }
     }
 
     /// Where the tensors live.
@@ -34,11 +70,53 @@ impl Network {
         self.device
     }
 
-    /// Hidden rows of every hosted peer, each `[R, d]`, with the graph back to the parameters.
+    /// Hidden rows of every hosted peer, each `[R, d]`, free of a graph. [`Network::backward`] goes back from these.
     ///
     /// Dropout is keyed by seed and step for the embedding, whose mask all peers share (as in HAIL's released code), and
     /// by the peer too inside an encoder: not by the process, so that placement does not change a run.
-    pub fn train_forward(&self, batch: &Batch, step: u64) -> Vec<Tensor> {
+    pub fn train_forward(&mut self, batch: &Batch, step: u64) -> Vec<Tensor> {
+        let hidden = match &mut self.pass {
+            Pass::Packed { engine, step: last } => {
+                *last = step;
+                let peers = parameters(&self.peers, &self.encoders);
+                let networks = Networks { shape: &self.shape, peers: &peers, seed: self.seed, step };
+                let hidden = engine.forward(networks, &self.shared.embedding(), Packed::new(batch));
+                let shape = [-1, self.shape.dimension];
+                return hidden.iter().map(|rows| Tensor::from_slice(rows).view(shape)).collect();
+            }
+            Pass::Graph { .. } => self.graph_forward(batch, step),
+        };
+        let free = hidden.iter().map(Tensor::detach).collect();
+        self.pass = Pass::Graph { hidden };
+        free
+    }
+
+    /// From the gradients of the last forward pass's hidden rows, each `[R, d]`, to the flat ones of the shared
+    /// parameters, as far as the networks' input reaches them, and of every hosted encoder.
+    pub fn backward(&mut self, gradients: &[Tensor]) -> (Tensor, Vec<Tensor>) {
+        match &mut self.pass {
+            Pass::Packed { engine, step } => {
+                let peers = parameters(&self.peers, &self.encoders);
+                let networks = Networks { shape: &self.shape, peers: &peers, seed: self.seed, step: *step };
+                let gradients: Vec<Tensor> = gradients.iter().map(Tensor::contiguous).collect();
+                let slices: Vec<&[f32]> = gradients.iter().map(floats::slice).collect();
+                let result = engine.backward(networks, &self.shared.embedding(), &slices);
+                let private = result.peers.iter().map(|flat| Tensor::from_slice(flat)).collect();
+                (self.shared.from_embedding(&result), private)
+            }
+            Pass::Graph { hidden } => {
+                // The gradient of Σ h · stopgrad(dh) is that of the loss.
+                let product = |(h, dh): (&Tensor, &Tensor)| (h * dh).sum(Kind::Float);
+                let products: Vec<Tensor> = hidden.iter().zip(gradients).map(product).collect();
+                Tensor::stack(&products, 0).sum(Kind::Float).backward();
+                hidden.clear();
+                let private = self.encoders.iter_mut().map(|encoder| encoder.parameters.take_gradients()).collect();
+                (self.shared.parameters.take_gradients(), private)
+            }
+        }
+    }
+
+    fn graph_forward(&self, batch: &Batch, step: u64) -> Vec<Tensor> {
         set_seed(seed_of(Purpose::EmbeddingDropout, self.seed, 0, step));
         let embedded: Vec<Tensor> = batch.buckets.iter().map(|bucket| self.embed(bucket, true)).collect();
         let rows: Vec<Tensor> = batch.buckets.iter().map(|bucket| self.row_index(bucket)).collect();
@@ -61,6 +139,11 @@ impl Network {
 
     /// Hidden rows of one hosted peer, `[R, d]`, without dropout or graph.
     pub fn evaluate_rows(&self, encoder: &Encoder, batch: &Batch) -> Tensor {
+        if let Pass::Packed { .. } = self.pass {
+            let packed = Packed::new(batch);
+            let rows = packed::evaluate(&self.shape, encoder.parameters.slice(), &self.shared.embedding(), &packed);
+            return Tensor::from_slice(&rows).view([-1, self.shape.dimension]);
+        }
         let _guard = tch::no_grad_guard();
         let parts: Vec<Tensor> = batch
             .buckets
@@ -91,6 +174,11 @@ impl Network {
     fn rows(&self, encoded: &Tensor, index: &Tensor) -> Tensor {
         encoded.reshape([-1, self.shape.dimension]).index_select(0, index)
     }
+}
+
+/// Each hosted peer with its encoder's parameters.
+fn parameters<'a>(peers: &[u32], encoders: &'a [Encoder]) -> Vec<(u32, &'a [f32])> {
+    peers.iter().zip(encoders).map(|(peer, encoder)| (*peer, encoder.parameters.slice())).collect()
 }
 
 /// Seeds libtorch's default generator, whose Mersenne Twister takes the lower 32 bits on a CPU.

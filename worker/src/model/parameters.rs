@@ -1,5 +1,6 @@
 //! Named parameters that live in one flat vector.
 
+use crate::exchange::floats;
 use medley_common::config::Initialization;
 use rand::Rng;
 use rand::SeedableRng;
@@ -111,6 +112,23 @@ impl Parameters {
     /// All values, `[len]`. Writing to it changes the parameters.
     pub fn values(&self) -> &Tensor {
         &self.values
+    }
+
+    /// All values in main memory, `[len]`.
+    ///
+    /// # Panics
+    /// If they lie on a GPU.
+    pub fn slice(&self) -> &[f32] {
+        floats::slice(&self.values)
+    }
+
+    /// One parameter's values in main memory, by its place in the specifications.
+    ///
+    /// # Panics
+    /// If they lie on a GPU.
+    pub fn slice_of(&self, index: usize) -> &[f32] {
+        let (start, length) = self.range(index);
+        &self.slice()[start as usize..(start + length) as usize]
     }
 
     /// Number of values.

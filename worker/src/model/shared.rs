@@ -1,6 +1,8 @@
 //! What all peers share: the embedding of items and positions, and the prediction layer (HAIL section 3.1).
 
+use super::packed::{EmbeddingParts, NetworkGradients};
 use super::{NORM_EPSILON, Parameters, Specification};
+use crate::exchange::PredictionParts;
 use crate::random::{Purpose, seed_of};
 use medley_common::config::NetworkConfig;
 use tch::{Device, Tensor};
@@ -61,6 +63,56 @@ impl Shared {
         let positions = p.get(POSITION_TABLE).narrow(0, 0, tokens.size()[1]);
         let sum = items + positions;
         sum.layer_norm([self.dimension], Some(p.get(EMBEDDING_GAIN)), Some(p.get(EMBEDDING_BIAS)), NORM_EPSILON, false)
+    }
+
+    /// The embedding's parameters in main memory.
+    pub(super) fn embedding(&self) -> EmbeddingParts<&[f32]> {
+        let of = |index| self.parameters.slice_of(index);
+        EmbeddingParts {
+            items: of(ITEM_TABLE),
+            positions: of(POSITION_TABLE),
+            gain: of(EMBEDDING_GAIN),
+            bias: of(EMBEDDING_BIAS),
+        }
+    }
+
+    /// Gradients of the embedding as a flat gradient of all shared parameters, `[len]`.
+    pub(super) fn from_embedding(&self, gradients: &NetworkGradients) -> Tensor {
+        let parts = [&gradients.items, &gradients.positions, &gradients.gain, &gradients.bias];
+        let mut flat = Vec::with_capacity(self.parameters.len() as usize);
+        parts.into_iter().for_each(|part| flat.extend_from_slice(part));
+        flat.resize(self.parameters.len() as usize, 0.0);
+        Tensor::from_slice(&flat)
+    }
+
+    /// The prediction layer's parameters in main memory.
+    pub fn prediction(&self) -> PredictionParts<&[f32]> {
+        let of = |index| self.parameters.slice_of(index);
+        let d = self.dimension as usize;
+        PredictionParts {
+            transform: of(TRANSFORM),
+            transform_bias: of(TRANSFORM_BIAS),
+            gain: of(TRANSFORM_GAIN),
+            bias: of(TRANSFORM_NORM_BIAS),
+            output: &of(ITEM_TABLE)[d..d * (self.items as usize + 1)],
+            output_bias: of(OUTPUT_BIAS),
+        }
+    }
+
+    /// Gradients of the prediction layer as a flat gradient of all shared parameters, `[len]`.
+    pub fn from_prediction(&self, gradients: &PredictionParts<Vec<f32>>) -> Tensor {
+        let mut flat = vec![0.0; self.parameters.len() as usize];
+        let mut put = |index, skip: usize, values: &[f32]| {
+            let start = self.parameters.range(index).0 as usize + skip;
+            flat[start..start + values.len()].copy_from_slice(values);
+        };
+        put(ITEM_TABLE, self.dimension as usize, &gradients.output);
+        put(TRANSFORM, 0, &gradients.transform);
+        put(TRANSFORM_BIAS, 0, &gradients.transform_bias);
+        put(TRANSFORM_GAIN, 0, &gradients.gain);
+        put(TRANSFORM_NORM_BIAS, 0, &gradients.bias);
+        put(OUTPUT_BIAS, 0, &gradients.output_bias);
+        Tensor::from_slice(&flat)
     }
 
     /// The prediction layer's transform of hidden rows `[n, d]`, before the product with the item table.

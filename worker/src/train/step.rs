@@ -10,7 +10,7 @@ use crate::model::{Network, Parameters};
 use medley_common::config::OptimizerConfig;
 use medley_common::events::Losses;
 use std::time::{Duration, Instant};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// What a worker trains: networks and their moments.
 pub struct Learner {
@@ -97,16 +97,12 @@ impl Learner {
         let targets: Vec<i64> = batch.targets().collect();
         let rows =
             Rows { targets: &targets, loss: plan.loss(step), truncation: plan.truncation(step), slots: plan.slots() };
-        let detached: Vec<Tensor> = hidden.iter().map(Tensor::detach).collect();
-        let gradients = exchange.gradients(&self.network.shared, &detached, rows)?;
+        let gradients = exchange.gradients(&mut self.network.shared, &hidden, rows)?;
         (split.exchange, split.loss) = (gradients.exchange_time, gradients.loss_time);
         lap.time();
 
-        back_through_encoders(&hidden, &gradients.hidden);
-        let shared = self.network.shared.parameters.take_gradients();
-        self.network.shared.add_output_gradients(&shared, &gradients.output_weights, &gradients.output_bias);
-        let private: Vec<Tensor> =
-            self.network.encoders.iter_mut().map(|encoder| encoder.parameters.take_gradients()).collect();
+        let (shared, private) = self.network.backward(&gradients.hidden);
+        let shared = shared + &gradients.shared;
         split.backward = lap.time();
 
         let shared = all_reduce(exchange, &shared)?;
@@ -154,13 +150,6 @@ impl Learner {
             apply(&encoder.parameters, moments, gradient);
         }
     }
-}
-
-/// Runs the graph of the hidden rows backward from their gradients: the gradient of `Σ h · stopgrad(dh)` is that of the
-/// loss. Parameters collect theirs in their views.
-fn back_through_encoders(hidden: &[Tensor], gradients: &[Tensor]) {
-    let products: Vec<Tensor> = hidden.iter().zip(gradients).map(|(h, dh)| (h * dh).sum(Kind::Float)).collect();
-    Tensor::stack(&products, 0).sum(Kind::Float).backward();
 }
 
 /// Sums the shared gradient over workers; a peer's share of it exists on its own worker only.

@@ -3,9 +3,10 @@
 use std::arch::x86_64::*;
 
 use super::Lanes;
+use crate::simd::keep::{FIRST_FACTOR, KeepRow, SECOND_FACTOR};
 
 #[derive(Clone, Copy)]
-pub(in crate::loss) struct F32x16(__m512);
+pub(crate) struct F32x16(__m512);
 
 /// An intrinsic that needs nothing but the instruction set.
 macro_rules! intrinsic {
@@ -100,5 +101,23 @@ impl Lanes for F32x16 {
     #[inline(always)]
     fn any_equal(self, other: Self) -> bool {
         intrinsic!(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(self.0, other.0)) != 0
+    }
+
+    #[inline(always)]
+    fn keep_factors(row: &KeepRow, first: u32) -> Self {
+        let number = |value: u32| value.cast_signed();
+        intrinsic!({
+            let places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            let places = _mm512_add_epi32(places, _mm512_set1_epi32(number(first)));
+            let x = _mm512_xor_si512(places, _mm512_set1_epi32(number(row.keys[0])));
+            let x = _mm512_xor_si512(x, _mm512_srli_epi32::<16>(x));
+            let x = _mm512_mullo_epi32(x, _mm512_set1_epi32(number(FIRST_FACTOR)));
+            let x = _mm512_xor_si512(x, _mm512_srli_epi32::<15>(x));
+            let x = _mm512_add_epi32(x, _mm512_set1_epi32(number(row.keys[1])));
+            let x = _mm512_mullo_epi32(x, _mm512_set1_epi32(number(SECOND_FACTOR)));
+            let x = _mm512_xor_si512(x, _mm512_srli_epi32::<16>(x));
+            let kept = _mm512_cmpge_epu32_mask(x, _mm512_set1_epi32(number(row.threshold)));
+            Self(_mm512_maskz_mov_ps(kept, _mm512_set1_ps(row.scale)))
+        })
     }
 }

@@ -3,9 +3,10 @@
 use std::arch::x86_64::*;
 
 use super::Lanes;
+use crate::simd::keep::{FIRST_FACTOR, KeepRow, SECOND_FACTOR};
 
 #[derive(Clone, Copy)]
-pub(in crate::loss) struct F32x8(__m256);
+pub(crate) struct F32x8(__m256);
 
 /// An intrinsic that needs nothing but the instruction set.
 macro_rules! intrinsic {
@@ -110,5 +111,24 @@ impl Lanes for F32x8 {
     #[inline(always)]
     fn any_equal(self, other: Self) -> bool {
         intrinsic!(_mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(self.0, other.0))) != 0
+    }
+
+    #[inline(always)]
+    fn keep_factors(row: &KeepRow, first: u32) -> Self {
+        let number = |value: u32| value.cast_signed();
+        intrinsic!({
+            let places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            let places = _mm256_add_epi32(places, _mm256_set1_epi32(number(first)));
+            let x = _mm256_xor_si256(places, _mm256_set1_epi32(number(row.keys[0])));
+            let x = _mm256_xor_si256(x, _mm256_srli_epi32::<16>(x));
+            let x = _mm256_mullo_epi32(x, _mm256_set1_epi32(number(FIRST_FACTOR)));
+            let x = _mm256_xor_si256(x, _mm256_srli_epi32::<15>(x));
+            let x = _mm256_add_epi32(x, _mm256_set1_epi32(number(row.keys[1])));
+            let x = _mm256_mullo_epi32(x, _mm256_set1_epi32(number(SECOND_FACTOR)));
+            let x = _mm256_xor_si256(x, _mm256_srli_epi32::<16>(x));
+            // There is no unsigned comparison: the greater of the two equals x where x is not below.
+            let kept = _mm256_cmpeq_epi32(_mm256_max_epu32(x, _mm256_set1_epi32(number(row.threshold))), x);
+            Self(_mm256_and_ps(_mm256_castsi256_ps(kept), _mm256_set1_ps(row.scale)))
+        })
     }
 }

@@ -14,15 +14,16 @@ mod avx2;
 mod avx512;
 mod portable;
 
+use super::keep::KeepRow;
 use std::sync::OnceLock;
 
 /// The widest vector there is, in numbers: the size of a buffer that holds any vector.
-pub(super) const WIDEST: usize = 16;
+pub(crate) const WIDEST: usize = 16;
 
 /// A vector of [`Lanes::WIDTH`] numbers.
 ///
 /// Minimum and maximum return their *second* operand when either is not a number, as the x86 instructions do.
-pub(super) trait Lanes: Copy {
+pub(crate) trait Lanes: Copy {
     /// How many numbers a vector holds; at most [`WIDEST`].
     const WIDTH: usize;
 
@@ -49,6 +50,38 @@ pub(super) trait Lanes: Copy {
     fn where_less(self, left: Self, right: Self, otherwise: Self) -> Self;
     /// Whether any lane equals the same lane of `other`.
     fn any_equal(self, other: Self) -> bool;
+    /// Dropout's factors of the places `first` and after it.
+    fn keep_factors(row: &KeepRow, first: u32) -> Self;
+
+    /// The sum of all lanes, added pairwise.
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        let mut lanes = [0.0; WIDEST];
+        self.store(&mut lanes);
+        let mut width = WIDEST / 2;
+        while width > 0 {
+            for lane in 0..width {
+                lanes[lane] += lanes[lane + width];
+            }
+            width /= 2;
+        }
+        lanes[0]
+    }
+
+    /// The greatest lane.
+    #[inline(always)]
+    fn greatest(self) -> f32 {
+        let mut lanes = [f32::NEG_INFINITY; WIDEST];
+        self.store(&mut lanes);
+        let mut width = WIDEST / 2;
+        while width > 0 {
+            for lane in 0..width {
+                lanes[lane] = if lanes[lane] > lanes[lane + width] { lanes[lane] } else { lanes[lane + width] };
+            }
+            width /= 2;
+        }
+        lanes[0]
+    }
 }
 
 /// Runs a block for every vector of a row of the given length: `at` is where the vector starts, and the constant `FULL`
@@ -72,11 +105,11 @@ macro_rules! sweep {
         }
     }};
 }
-pub(super) use sweep;
+pub(crate) use sweep;
 
 /// The vector at `at`, with `fill` in the lanes past the end of the row unless it is `FULL`.
 #[inline(always)]
-pub(super) fn load<L: Lanes, const FULL: bool>(row: &[f32], at: usize, fill: f32) -> L {
+pub(crate) fn load<L: Lanes, const FULL: bool>(row: &[f32], at: usize, fill: f32) -> L {
     if FULL {
         return L::load(&row[at..]);
     }
@@ -88,7 +121,7 @@ pub(super) fn load<L: Lanes, const FULL: bool>(row: &[f32], at: usize, fill: f32
 
 /// Stores the vector at `at`, without the lanes past the end of the row unless it is `FULL`.
 #[inline(always)]
-pub(super) fn store<L: Lanes, const FULL: bool>(vector: L, row: &mut [f32], at: usize) {
+pub(crate) fn store<L: Lanes, const FULL: bool>(vector: L, row: &mut [f32], at: usize) {
     if FULL {
         return vector.store(&mut row[at..]);
     }
@@ -101,7 +134,7 @@ pub(super) fn store<L: Lanes, const FULL: bool>(vector: L, row: &mut [f32], at: 
 /// A sum of many vectors: lane by lane in `f32`, in two levels so that rounding errors stay far below those of one
 /// long chain, and across lanes in `f64`. The order is a function of the length and the level alone.
 #[derive(Clone, Copy)]
-pub(super) struct LaneSum<L> {
+pub(crate) struct LaneSum<L> {
     short: L,
     long: L,
     terms: u32,
@@ -111,18 +144,18 @@ impl<L: Lanes> LaneSum<L> {
     const BLOCK: u32 = 32;
 
     #[inline(always)]
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { short: L::splat(0.0), long: L::splat(0.0), terms: 0 }
     }
 
     #[inline(always)]
-    pub(super) fn add(&mut self, vector: L) {
+    pub(crate) fn add(&mut self, vector: L) {
         self.short = self.short.add(vector);
         self.flush_when_due();
     }
 
     #[inline(always)]
-    pub(super) fn add_product(&mut self, left: L, right: L) {
+    pub(crate) fn add_product(&mut self, left: L, right: L) {
         self.short = left.mul_add(right, self.short);
         self.flush_when_due();
     }
@@ -138,7 +171,7 @@ impl<L: Lanes> LaneSum<L> {
     }
 
     #[inline(always)]
-    pub(super) fn total(self) -> f64 {
+    pub(crate) fn total(self) -> f64 {
         let mut lanes = [0.0; WIDEST];
         self.long.add(self.short).store(&mut lanes);
         lanes[..L::WIDTH].iter().map(|&lane| f64::from(lane)).sum()
@@ -187,13 +220,13 @@ impl SimdLevel {
 }
 
 /// Work that is written once for vectors of any width. `run` must be `#[inline(always)]`.
-pub(super) trait Task {
+pub(crate) trait Task {
     fn run<L: Lanes>(self);
 }
 
 /// Runs the task compiled for `level`. Falls back to portable code where the machine lacks the level.
 #[cfg(target_arch = "x86_64")]
-pub(super) fn dispatch<K: Task>(level: SimdLevel, task: K) {
+pub(crate) fn dispatch<K: Task>(level: SimdLevel, task: K) {
     #[target_feature(enable = "avx512f")]
     fn on_avx512<K: Task>(task: K) {
         task.run::<avx512::F32x16>();
@@ -213,6 +246,6 @@ pub(super) fn dispatch<K: Task>(level: SimdLevel, task: K) {
 
 /// Runs the task in portable code, the only level of this architecture.
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) fn dispatch<K: Task>(_level: SimdLevel, task: K) {
+pub(crate) fn dispatch<K: Task>(_level: SimdLevel, task: K) {
     task.run::<portable::F32x8>();
 }

@@ -3,12 +3,13 @@
 use std::array::from_fn;
 
 use super::Lanes;
+use crate::simd::keep::KeepRow;
 
 /// The bits of √½ as an integer: subtracting them makes the exponent field count from [√½, √2).
 pub(super) const ROOT_HALF_BITS: i32 = std::f32::consts::FRAC_1_SQRT_2.to_bits().cast_signed();
 
 #[derive(Clone, Copy)]
-pub(in crate::loss) struct F32x8([f32; 8]);
+pub(crate) struct F32x8([f32; 8]);
 
 impl Lanes for F32x8 {
     const WIDTH: usize = 8;
@@ -93,5 +94,10 @@ impl Lanes for F32x8 {
     #[inline(always)]
     fn any_equal(self, other: Self) -> bool {
         (0..8).any(|l| self.0[l] == other.0[l])
+    }
+
+    #[inline(always)]
+    fn keep_factors(row: &KeepRow, first: u32) -> Self {
+        Self(from_fn(|l| if row.hash(first.wrapping_add(l as u32)) < row.threshold { 0.0 } else { row.scale }))
     }
 }

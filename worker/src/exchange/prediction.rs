@@ -1,0 +1,306 @@
+//! The prediction layer and the cross-peer losses on the processor, forward and backward, fused: for a chunk of rows and
+//! all T peers at once, transform → logits → one pass over the chunk (softmax, cross-peer weights, gradient) → back.
+//!
+//! Threads take runs of chunks. A thread's memory is one chunk of logits and its own sums of the weights' gradients;
+//! nothing of size R×V exists ([`Prediction::bytes`] is the account).
+//!
+//! Which rows count as noise is known only when all peers' cross-entropies of all rows are. Few rows are, so that all are
+//! computed as if none were, and what turns out to be noise is taken back and computed again ([`Computed::truncate`]):
+//! one pass over the logits instead of two.
+
+use super::SHAPES;
+use crate::loss::{ChunkRows, LossKernel, LossSpec, RowLosses};
+use crate::matrix::{Matrix, MatrixMut, Write, product};
+use crate::model::packed::passes::{self, Gelu, GeluBackward, Normalize, NormalizeBackward, SumRows};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Bytes of a chunk of logits where the configuration leaves the choice.
+const CHUNK_BYTES: usize = 2 << 20;
+
+/// Fewest rows of a chunk, all peers counted: smaller products waste the processor's registers.
+const MIN_CHUNK_ROWS: usize = 16;
+
+/// The prediction layer's parameters or, as `W = Vec<f32>`, their gradients.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts<W> {
+    /// W_P, `[d, d]`.
+    pub transform: W,
+    /// b_P, `[d]`.
+    pub transform_bias: W,
+    /// Of the norm, `[d]`.
+    pub gain: W,
+    /// Of the norm, `[d]`.
+    pub bias: W,
+    /// U, `[V, d]`.
+    pub output: W,
+    /// b_U, `[V]`.
+    pub output_bias: W,
+}
+
+/// The prediction layer of a step.
+pub struct Prediction<'a> {
+    parts: Parts<&'a [f32]>,
+    /// `[V, d + 1]`: U and b_U side by side, so that one product adds the bias too.
+    output: Vec<f32>,
+    peers: usize,
+    chunk_rows: usize,
+    loss: LossSpec,
+    /// What gradients are multiplied by: 1 over the rows of the whole batch, in most losses.
+    scale: f64,
+}
+
+/// What the losses of some rows came to.
+pub struct Computed {
+    /// Gradient of the hidden rows, `[T, rows, d]`.
+    pub hidden: Vec<f32>,
+    /// Sums over the rows.
+    pub parts: Parts<Vec<f32>>,
+    /// Of every row and peer.
+    pub losses: RowLosses,
+}
+
+impl<'a> Prediction<'a> {
+    /// Prepares a step's passes; `chunk_rows` is of the batch, 0 for as many as suit the caches.
+    pub fn new(parts: Parts<&'a [f32]>, peers: usize, chunk_rows: usize, loss: LossSpec, scale: f64) -> Self {
+        let (d, catalogue) = (parts.gain.len(), parts.output_bias.len());
+        let mut output = Vec::with_capacity(catalogue * (d + 1));
+        for (row, bias) in parts.output.chunks_exact(d).zip(parts.output_bias) {
+            output.extend_from_slice(row);
+            output.push(*bias);
+        }
+        let fitting = CHUNK_BYTES / (4 * catalogue * peers);
+        let automatic = fitting.max(MIN_CHUNK_ROWS.div_ceil(peers));
+        Self { parts, output, peers, chunk_rows: if chunk_rows == 0 { automatic } else { chunk_rows }, loss, scale }
+    }
+
+    /// Bytes that [`Prediction::compute`] holds on `threads` threads beside what it takes and returns.
+    pub fn bytes(&self, threads: usize) -> usize {
+        let (d, catalogue) = (self.dimension(), self.catalogue());
+        let rows = self.peers * self.chunk_rows;
+        let chunk = rows * (catalogue + 5 * d + 2);
+        let sums = catalogue * (d + 1) + d * d + 3 * d;
+        4 * (threads * (chunk + sums) + self.output.len())
+    }
+
+    /// Losses of all peers on some rows, and their gradients. `hidden` is `[T, rows, d]`, `targets` `[rows]`. All rows are
+    /// `truncated`, or none.
+    pub fn compute(&self, hidden: &[f32], targets: &[i64], truncated: bool) -> Computed {
+        self.scaled(hidden, targets, truncated, self.scale)
+    }
+
+    /// Computes the rows of `noise` again as truncated ones, in place of what they were. `hidden` and `targets` are those
+    /// of [`Prediction::compute`].
+    pub fn truncate(&self, computed: &mut Computed, hidden: &[f32], targets: &[i64], noise: &[usize]) {
+        if noise.is_empty() {
+            return;
+        }
+        let (d, rows) = (self.dimension(), targets.len());
+        let place = |peer: usize, row: usize| (peer * rows + row) * d..(peer * rows + row + 1) * d;
+        let mut few = Vec::with_capacity(self.peers * noise.len() * d);
+        for peer in 0..self.peers {
+            noise.iter().for_each(|row| few.extend_from_slice(&hidden[place(peer, *row)]));
+        }
+        let few_targets: Vec<i64> = noise.iter().map(|row| targets[*row]).collect();
+        let before = self.scaled(&few, &few_targets, false, -self.scale);
+        let after = self.scaled(&few, &few_targets, true, self.scale);
+        computed.parts.add(&before.parts);
+        computed.parts.add(&after.parts);
+        for (number, row) in noise.iter().enumerate() {
+            for peer in 0..self.peers {
+                let from = (peer * noise.len() + number) * d;
+                computed.hidden[place(peer, *row)].copy_from_slice(&after.hidden[from..from + d]);
+            }
+            computed.losses.replace(*row, &after.losses, number);
+        }
+    }
+
+    fn scaled(&self, hidden: &[f32], targets: &[i64], truncated: bool, scale: f64) -> Computed {
+        let (d, rows) = (self.dimension(), targets.len());
+        let lanes = self.lanes(rows);
+        let results: Vec<Computed> =
+            lanes.par_iter().map(|lane| self.lane(hidden, targets, lane.clone(), truncated, scale)).collect();
+        let mut total = Computed {
+            hidden: vec![0.0; self.peers * rows * d],
+            parts: Parts::zeros(d, self.catalogue()),
+            losses: RowLosses::new(self.peers),
+        };
+        let mut results = results.into_iter().zip(lanes).peekable();
+        if let Some((first, _)) = results.peek_mut() {
+            std::mem::swap(&mut total.parts, &mut first.parts);
+        }
+        for (number, (result, lane)) in results.enumerate() {
+            for peer in 0..self.peers {
+                let into = &mut total.hidden[(peer * rows + lane.start) * d..(peer * rows + lane.end) * d];
+                into.copy_from_slice(&result.hidden[peer * lane.len() * d..(peer + 1) * lane.len() * d]);
+            }
+            if number > 0 {
+                total.parts.add(&result.parts);
+            }
+            total.losses.append(result.losses);
+        }
+        total
+    }
+
+    /// A run of rows for each thread, as far as there are chunks.
+    fn lanes(&self, rows: usize) -> Vec<Range<usize>> {
+        let count = rayon::current_num_threads().min(rows.div_ceil(self.chunk_rows)).max(1);
+        (0..count).map(|lane| rows * lane / count..rows * (lane + 1) / count).collect()
+    }
+
+    fn lane(&self, hidden: &[f32], targets: &[i64], lane: Range<usize>, truncated: bool, scale: f64) -> Computed {
+        let (d, rows) = (self.dimension(), targets.len());
+        let mut result = Computed {
+            hidden: vec![0.0; self.peers * lane.len() * d],
+            parts: Parts::zeros(d, self.catalogue()),
+            losses: RowLosses::new(self.peers),
+        };
+        // Chunks of about equal size: a last one of a few rows would waste a pass over the weights.
+        let count = lane.len().div_ceil(self.chunk_rows);
+        let mut chunk = Chunk::new(self.peers * lane.len().div_ceil(count.max(1)), d, self.catalogue());
+        for number in 0..count {
+            let range = lane.len() * number / count..lane.len() * (number + 1) / count;
+            for peer in 0..self.peers {
+                let from = (peer * rows + lane.start + range.start) * d;
+                chunk.hidden[peer * range.len() * d..][..range.len() * d]
+                    .copy_from_slice(&hidden[from..from + range.len() * d]);
+            }
+            let truncated = vec![truncated; range.len()];
+            let outcome = ChunkRows {
+                targets: &targets[lane.start + range.start..lane.start + range.end],
+                weights: None,
+                truncated: Some(&truncated),
+                catalogue: self.catalogue(),
+                scale,
+            };
+            result.losses.append(self.chunk(&mut chunk, &outcome, &mut result.parts));
+            for peer in 0..self.peers {
+                let into = (peer * lane.len() + range.start) * d;
+                result.hidden[into..into + range.len() * d]
+                    .copy_from_slice(&chunk.gradient[peer * range.len() * d..][..range.len() * d]);
+            }
+        }
+        result
+    }
+
+    /// One chunk: `chunk.hidden` to `chunk.gradient`.
+    fn chunk(&self, chunk: &mut Chunk, rows: &ChunkRows<'_>, sums: &mut Parts<Vec<f32>>) -> RowLosses {
+        let (w, d, catalogue) = (&self.parts, self.dimension(), self.catalogue());
+        let n = self.peers * rows.targets.len();
+        let hidden = Matrix::new(&chunk.hidden, n, d);
+        let transform = Matrix::new(w.transform, d, d);
+        let projected = &mut chunk.projected[..n * d];
+        product(&mut MatrixMut::new(projected, n, d), Write::Over, hidden, transform.transposed());
+        let normalized = &mut chunk.normalized[..n * d];
+        normalized.copy_from_slice(projected);
+        passes::run(Gelu { values: normalized, bias: w.transform_bias });
+        let (inverse, transformed) = (&mut chunk.inverse[..n], &mut chunk.transformed[..n * (d + 1)]);
+        let into_width = d + 1;
+        passes::run(Normalize { rows: normalized, inverse, gain: w.gain, bias: w.bias, into: transformed, into_width });
+        transformed.iter_mut().skip(d).step_by(d + 1).for_each(|one| *one = 1.0);
+
+        let output = Matrix::new(&self.output, catalogue, d + 1);
+        let logits = &mut chunk.logits[..n * catalogue];
+        let with_one = Matrix::new(transformed, n, d + 1);
+        product(&mut MatrixMut::new(logits, n, catalogue), Write::Over, with_one, output.transposed());
+        let losses = LossKernel::new().losses_by_row(&self.loss, rows, self.peers, logits).expect(SHAPES);
+        passes::run(SumRows { rows: logits, sums: &mut sums.output_bias });
+        let change = Matrix::new(logits, n, catalogue);
+        let transformed = Matrix::strided(transformed, n, d, d + 1);
+        product(&mut MatrixMut::new(&mut sums.output, catalogue, d), Write::Add, change.transposed(), transformed);
+        let output = Matrix::strided(&self.output, catalogue, d, d + 1);
+        let back = &mut chunk.back[..n * d];
+        product(&mut MatrixMut::new(back, n, d), Write::Over, change, output);
+
+        let (gain_gradient, bias_gradient) = (&mut sums.gain[..], &mut sums.bias[..]);
+        passes::run(NormalizeBackward {
+            gradient: back,
+            normalized,
+            inverse,
+            gain: w.gain,
+            gain_gradient,
+            bias_gradient,
+        });
+        let bias_sums = &mut sums.transform_bias[..];
+        passes::run(GeluBackward { values: projected, gradient: back, bias: w.transform_bias, sums: bias_sums });
+        let back = Matrix::new(back, n, d);
+        product(&mut MatrixMut::new(&mut sums.transform, d, d), Write::Add, back.transposed(), hidden);
+        product(&mut MatrixMut::new(&mut chunk.gradient[..n * d], n, d), Write::Over, back, transform);
+        losses
+    }
+
+    fn dimension(&self) -> usize {
+        self.parts.gain.len()
+    }
+
+    /// V.
+    fn catalogue(&self) -> usize {
+        self.parts.output_bias.len()
+    }
+}
+
+impl Parts<Vec<f32>> {
+    fn zeros(d: usize, catalogue: usize) -> Self {
+        let zeros = |count| vec![0.0; count];
+        Self {
+            transform: zeros(d * d),
+            transform_bias: zeros(d),
+            gain: zeros(d),
+            bias: zeros(d),
+            output: zeros(catalogue * d),
+            output_bias: zeros(catalogue),
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        let mine = [
+            &mut self.transform,
+            &mut self.transform_bias,
+            &mut self.gain,
+            &mut self.bias,
+            &mut self.output,
+            &mut self.output_bias,
+        ];
+        let theirs =
+            [&other.transform, &other.transform_bias, &other.gain, &other.bias, &other.output, &other.output_bias];
+        for (into, addend) in mine.into_iter().zip(theirs) {
+            passes::run(passes::Add { into, addend });
+        }
+    }
+}
+
+/// A thread's buffers for n rows, all peers counted.
+struct Chunk {
+    /// `[n, d]`.
+    hidden: Vec<f32>,
+    /// `[n, d]`, before the transform's bias and GELU.
+    projected: Vec<f32>,
+    /// `[n, d]`.
+    normalized: Vec<f32>,
+    /// `[n]`.
+    inverse: Vec<f32>,
+    /// `[n, d + 1]`: with a 1 at the end of each row.
+    transformed: Vec<f32>,
+    /// `[n, V]`, then their gradients.
+    logits: Vec<f32>,
+    /// `[n, d]`.
+    back: Vec<f32>,
+    /// `[n, d]`.
+    gradient: Vec<f32>,
+}
+
+impl Chunk {
+    fn new(rows: usize, d: usize, catalogue: usize) -> Self {
+        let of = |width: usize| vec![0.0; rows * width];
+        Self {
+            hidden: of(d),
+            projected: of(d),
+            normalized: of(d),
+            inverse: of(1),
+            transformed: of(d + 1),
+            logits: of(catalogue),
+            back: of(d),
+            gradient: of(d),
+        }
+    }
+}
