@@ -112,7 +112,7 @@ fn gradients_with_dropout_are_those_of_the_function_that_was_computed() {
         let batch = Batch { buckets: vec![bucket(&[3, 12, 20])], rows: bucket(&[3, 12, 20]).targets.len() };
         let gradients = hidden_gradients(batch.rows, config.network.dimension);
         let mut network = network(Computation::Packed, &config);
-        let mut value = |network: &mut Network| -> f64 {
+        let value = |network: &mut Network| -> f64 {
             let hidden = network.train_forward(&batch, 7);
             hidden.iter().zip(&gradients).map(|(h, g)| (h * g).sum(Kind::Double).double_value(&[])).sum()
         };
