@@ -32,6 +32,8 @@ pub enum Purpose {
     EmbeddingDropout = 9,
     /// Dropout inside a peer's encoder; a = peer, b = step.
     EncoderDropout = 10,
+    /// Batches of a benchmark; b = step.
+    Benchmark = 100,
 }
 
 /// The stream of a purpose, a seed and two numbers.

@@ -1,15 +1,18 @@
 //! The commands of `medley-worker`. People use `medley`, which starts this one where numbers are needed.
 
+mod bench;
 mod check;
 mod evaluate;
 mod work;
 
+use crate::bench::BenchError;
 use crate::data;
 use crate::train::TrainError;
 use clap::{Parser, Subcommand};
 use medley_common::exit;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
+pub(crate) use work::use_threads;
 
 /// Trains the peers that a coordinator assigns to it, and works on data and checkpoints.
 #[derive(Debug, Parser)]
@@ -30,6 +33,9 @@ enum Command {
     Data(data::cli::DataCommand),
     /// Evaluate the peers of a checkpoint.
     Evaluate(evaluate::Arguments),
+    /// Measure this machine: steps, and what bounds them.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Print a completion script for a shell, for example `medley-worker completions bash`.
     Completions {
         /// The shell.
@@ -48,20 +54,39 @@ pub fn main() -> ExitCode {
         .init();
     let code = match run(arguments.command) {
         Ok(()) => exit::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            if error.is_bad_input() { exit::BAD_INPUT } else { exit::FAILURE }
+        Err(failure) => {
+            eprintln!("error: {}", failure.line);
+            if failure.is_bad_input { exit::BAD_INPUT } else { exit::FAILURE }
         }
     };
     ExitCode::from(code as u8)
 }
 
-fn run(command: Command) -> Result<(), TrainError> {
+/// What a command that failed says, and whose fault it is.
+struct Failure {
+    line: String,
+    is_bad_input: bool,
+}
+
+impl From<TrainError> for Failure {
+    fn from(error: TrainError) -> Self {
+        Self { line: error.to_string(), is_bad_input: error.is_bad_input() }
+    }
+}
+
+impl From<BenchError> for Failure {
+    fn from(error: BenchError) -> Self {
+        Self { line: error.to_string(), is_bad_input: error.is_bad_input() }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Work(arguments) => work::run(&arguments),
-        Command::Check(arguments) => check::run(&arguments),
-        Command::Data(command) => Ok(data::cli::command(&command)?),
-        Command::Evaluate(arguments) => evaluate::run(&arguments),
+        Command::Work(arguments) => Ok(work::run(&arguments)?),
+        Command::Check(arguments) => Ok(check::run(&arguments)?),
+        Command::Data(command) => Ok(data::cli::command(&command).map_err(TrainError::from)?),
+        Command::Evaluate(arguments) => Ok(evaluate::run(&arguments)?),
+        Command::Bench(command) => Ok(bench::run(&command)?),
         Command::Completions { shell } => {
             let mut command = <Arguments as clap::CommandFactory>::command();
             clap_complete::generate(shell, &mut command, "medley-worker", &mut std::io::stdout());

@@ -47,7 +47,7 @@ impl Batch {
 
 /// One input sequence and what is to be predicted in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Sample {
+pub(crate) struct Sample {
     /// Tokens without padding.
     pub tokens: Vec<i64>,
     /// Positions to predict, ascending, and the item index of each.
@@ -72,7 +72,7 @@ const BUCKET_COST: usize = 256;
 const LENGTH_CLASSES: usize = 128;
 
 /// The batch of some samples, and the place in `samples` of each of its sequences.
-pub(super) fn assemble(samples: &[Sample], bucketing: Bucketing) -> (Batch, Vec<usize>) {
+pub(crate) fn assemble(samples: &[Sample], bucketing: Bucketing) -> (Batch, Vec<usize>) {
     let mut order: Vec<usize> = (0..samples.len()).collect();
     order.sort_by_key(|&index| samples[index].tokens.len());
     let lengths: Vec<usize> = order.iter().map(|&index| samples[index].tokens.len()).collect();

@@ -1,0 +1,88 @@
+//! `medley-worker bench` as a program uses it: every key is there, numbers agree with one another, and what cannot be
+//! measured is refused. No time is asserted.
+
+#![allow(clippy::unwrap_used)]
+
+use serde_json::Value;
+use std::process::{Command, Output};
+
+const TINY: [&str; 12] =
+    ["--items", "60", "--length", "8", "--masks", "3", "--batch", "16", "--steps", "2", "--warmup", "1"];
+
+fn bench(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_medley-worker")).arg("bench").args(arguments).output().unwrap()
+}
+
+fn step(arguments: &[&str]) -> Value {
+    let all: Vec<&str> = ["step", "--json", "--threads", "1"].iter().chain(&TINY).chain(arguments).copied().collect();
+    let output = bench(&all);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn number(value: &Value, key: &str) -> f64 {
+    value[key].as_f64().unwrap_or_else(|| panic!("{key}: {}", value[key]))
+}
+
+#[test]
+fn one_worker_reports_every_key_and_sends_nothing() {
+    let result = step(&["--peers", "2", "--workers", "1"]);
+    for key in ["step_ms", "rows_per_s", "peak_rss_mb", "gflop_per_step", "gflops", "gemm_gflops", "gemm_peak_gflops"] {
+        assert!(number(&result, key) > 0.0, "{key}: {}", result[key]);
+    }
+    assert!(number(&result, "step_ms_min") <= number(&result, "step_ms"));
+    assert!(number(&result, "step_ms") <= number(&result, "step_ms_max"));
+    let split = result["split_ms"].as_object().unwrap();
+    let names: Vec<&str> = split.keys().map(String::as_str).collect();
+    assert_eq!(names, ["data", "encoder", "exchange", "loss", "backward", "reduce", "optimizer"]);
+    assert!(split.values().all(|ms| ms.as_f64().unwrap() >= 0.0));
+    assert_eq!(result["rows"], 16 * 3);
+    assert_eq!(result["tokens"], 16 * 8);
+    assert_eq!(number(&result, "bytes_per_step_per_worker"), 0.0);
+    let floor = number(&result, "gflop_per_step") / number(&result, "gemm_gflops") * 1e3;
+    assert!((floor - number(&result, "floor_ms")).abs() <= 0.001 + 1e-3 * floor);
+}
+
+#[test]
+fn workers_send_the_same_bytes_every_time() {
+    let cohort = ["--peers", "3", "--workers", "2"];
+    let (first, second) = (step(&cohort), step(&cohort));
+    assert!(number(&first, "bytes_per_step_per_worker") > 0.0);
+    assert_eq!(first["bytes_per_step_per_worker"], second["bytes_per_step_per_worker"]);
+    assert!(number(&first, "bytes_per_step_per_worker_mean") <= number(&first, "bytes_per_step_per_worker"));
+    assert_eq!((&first["workers"], &first["peers"], &first["rows"]), (&2.into(), &3.into(), &48.into()));
+}
+
+#[test]
+fn real_sequences_bring_their_own_catalogue() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("data.txt");
+    // Twelve users of ten items, of which eight train.
+    let lines: String = (0..12)
+        .flat_map(|user| (0..10).map(move |place| format!("{user} {}\n", (3 * user + place) % 25 + 1)))
+        .collect();
+    std::fs::write(&path, lines).unwrap();
+    let result = step(&["--data", path.to_str().unwrap(), "--peers", "1"]);
+    assert_eq!((&result["items"], &result["tokens"], &result["method"]), (&25.into(), &128.into(), &"single".into()));
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused() {
+    for (arguments, reason) in [
+        (&["step", "--peers", "2", "--workers", "3"][..], "--workers: is 3, but there are only 2 peers"),
+        (&["step", "--steps", "0"], "--steps: is 0"),
+        (&["step", "--method", "popularity"], "--method: popularity"),
+        (&["step", "--data", "/nowhere/data.txt"], "/nowhere/data.txt"),
+        (&["step", "--dropout", "1.5"], "dropout"),
+    ] {
+        let output = bench(arguments);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+        assert_eq!(error.lines().count(), 1, "{arguments:?}: {error}");
+        assert!(error.contains(reason), "{arguments:?}: {error}");
+        assert!(output.stdout.is_empty());
+    }
+    for arguments in [&["step", "--shape", "moon"][..], &["step", "--exchange", "post"], &["step", "--peers", "many"]] {
+        assert_eq!(bench(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+}
