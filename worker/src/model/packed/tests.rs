@@ -3,6 +3,8 @@
 use crate::data::{Batch, Bucket};
 use crate::model::{Computation, Network};
 use medley_common::config::{self, RunConfig};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
 use tch::{Device, Kind, Tensor};
 
 const ITEMS: usize = 40;
@@ -47,19 +49,25 @@ fn batch() -> Batch {
 fn network(computation: Computation, config: &RunConfig) -> Network {
     let network = Network::draw_for(computation, config, ITEMS, &[0, 2], Device::Cpu);
     // Biases and norms are drawn as zeros and ones, which would hide their parts.
-    tch::manual_seed(5);
+    let mut random = crate::random::stream(crate::random::Purpose::SyntheticItems, 5, 0, 0);
     let _guard = tch::no_grad_guard();
     let parameters = std::iter::once(&network.shared.parameters).chain(network.encoders.iter().map(|e| &e.parameters));
     for parameters in parameters {
-        let noise = Tensor::randn_like(parameters.values()) * 0.2;
+        let noise = normal(parameters.len(), &mut random) * 0.2;
         let _ = parameters.values().shallow_clone().g_add_(&noise);
     }
     network
 }
 
+/// Numbers of no generator that other tests share.
+fn normal(count: i64, random: &mut ChaCha8Rng) -> Tensor {
+    let values: Vec<f32> = (0..count).map(|_| StandardNormal.sample(random)).collect();
+    Tensor::from_slice(&values)
+}
+
 fn hidden_gradients(rows: usize, d: i64) -> Vec<Tensor> {
-    tch::manual_seed(9);
-    (0..2).map(|_| Tensor::randn([rows as i64, d], (Kind::Float, Device::Cpu))).collect()
+    let mut random = crate::random::stream(crate::random::Purpose::SyntheticItems, 9, 0, 0);
+    (0..2).map(|_| normal(rows as i64 * d, &mut random).view([rows as i64, d])).collect()
 }
 
 /// The largest difference over the largest value.
