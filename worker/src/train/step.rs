@@ -147,7 +147,7 @@ impl Learner {
         self.updates += 1;
         let updates = self.updates;
         let apply = |parameters: &Parameters, moments: &mut Moments, gradient: &Tensor| {
-            moments.update(parameters, &(gradient * factor), learning_rate, updates, config);
+            moments.update(parameters, gradient, factor, learning_rate, updates, config);
         };
         apply(&self.network.shared.parameters, &mut self.shared_moments, shared);
         for ((encoder, moments), gradient) in self.network.encoders.iter().zip(&mut self.peer_moments).zip(private) {
