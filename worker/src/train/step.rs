@@ -46,6 +46,8 @@ pub struct StepOutcome {
 /// Where a step's time went.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Split {
+    /// Waiting for the batch, which is built while the step before computes. [`Learner::step`] leaves it at 0.
+    pub data: Duration,
     /// Hosted encoders, forward.
     pub encoder: Duration,
     /// Waiting for and moving hidden rows, logits or distributions.
