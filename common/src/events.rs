@@ -30,6 +30,15 @@ pub enum Event {
         peers: u32,
         /// Worker processes.
         workers: u32,
+        /// Threads of each.
+        #[serde(default)]
+        threads: u32,
+        /// Cores that they share.
+        #[serde(default)]
+        cores: u32,
+        /// GPUs that they share.
+        #[serde(default)]
+        gpus: u32,
         /// The step that a resumed job starts from; steps beyond it that stand earlier in the file were not
         /// committed to a checkpoint and are trained again.
         resumed_from: Option<u64>,
@@ -224,6 +233,9 @@ mod tests {
                 method: "hail".into(),
                 peers: 2,
                 workers: 2,
+                threads: 4,
+                cores: 8,
+                gpus: 0,
                 resumed_from: Some(20),
                 trained_before: Trained { seconds: 2.5, rows: 900, bytes_sent: 7 },
             },

@@ -24,6 +24,9 @@ pub struct Summary {
     pub peers: u32,
     /// Worker processes.
     pub workers: u32,
+    /// Threads of each worker process; 0 in a run of a version that did not tell.
+    #[serde(default)]
+    pub threads: u32,
     /// Exchange mode.
     pub exchange: String,
     /// Seed.

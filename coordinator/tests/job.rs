@@ -118,6 +118,30 @@ async fn a_killed_worker_is_named_and_nobody_is_left() {
 }
 
 #[tokio::test]
+async fn workers_and_threads_suit_the_machine_unless_they_are_asked_for() {
+    for (check, asked, chosen) in [
+        (r#"{"users": 3}"#, [0, 0], 1),
+        (r#"{"users": 3, "gpus": 2}"#, [0, 0], 2),
+        (r#"{"users": 3, "gpus": 2}"#, [1, 3], 1),
+    ] {
+        let mut scene = Scene::new("train");
+        scene.set_check(&format!("echo '{check}'"));
+        [scene.config.cohort.workers, scene.config.train.threads] = asked;
+        scene.run(false).await.unwrap();
+        let events = scene.events();
+        let Event::JobStarted { peers, workers, threads, cores, gpus, .. } = &events[0] else {
+            panic!("not a start: {:?}", events[0]);
+        };
+        assert_eq!((*peers, *workers), (2, chosen), "{check}, {asked:?}");
+        assert_eq!(*gpus, if check.contains("gpus") { 2 } else { 0 });
+        let share = (cores / workers).max(1);
+        assert_eq!(*threads, if asked[1] == 0 { share } else { 3 });
+        let joined = events.iter().filter(|event| matches!(event, Event::WorkerJoined { .. })).count();
+        assert_eq!(joined, chosen as usize);
+    }
+}
+
+#[tokio::test]
 async fn a_worker_that_says_nothing_is_dead() {
     let mut scene = Scene::new("silent");
     scene.config.launch.death_ms = 1_500;

@@ -18,8 +18,15 @@ const SHAPE: [&str; 10] = [
 
 fn bytes_per_step(bench: &Bench, peers: usize, mode: &str) -> f64 {
     let (peers, mode) = (format!("cohort.peers={peers}"), format!("exchange.mode={mode}"));
+    let workers = peers.replace("peers", "workers");
     let mut settings = SHAPE.to_vec();
-    settings.extend([peers.as_str(), mode.as_str(), "evaluation.validation_users=1", "evaluation.baselines=[]"]);
+    settings.extend([
+        peers.as_str(),
+        workers.as_str(),
+        mode.as_str(),
+        "evaluation.validation_users=1",
+        "evaluation.baselines=[]",
+    ]);
     let run = bench.run(&format!("{peers}-{mode}"), &settings);
     summary(&run).bytes_exchanged_per_step
 }

@@ -33,6 +33,14 @@ pub fn choose(choice: DeviceChoice, slot: u32) -> Result<Device, TrainError> {
     }
 }
 
+/// How many GPUs a job may use.
+pub fn usable_gpus(choice: DeviceChoice) -> usize {
+    match choice {
+        DeviceChoice::Cpu => 0,
+        DeviceChoice::Auto | DeviceChoice::Cuda => gpus().as_ref().map_or(0, |count| *count),
+    }
+}
+
 /// What the machine offers, as the coordinator records it: `cuda` or `cpu`.
 pub fn offered() -> &'static str {
     if has_driver() { "cuda" } else { "cpu" }
@@ -75,6 +83,8 @@ mod tests {
     #[test]
     fn the_processor_is_always_there_and_a_gpu_is_dealt_out_or_refused_with_a_reason() {
         assert_eq!(choose(DeviceChoice::Cpu, 3).unwrap(), Device::Cpu);
+        assert_eq!(usable_gpus(DeviceChoice::Cpu), 0);
+        assert_eq!(usable_gpus(DeviceChoice::Auto), gpus().as_ref().map_or(0, |count| *count));
         match gpus() {
             Ok(count) => {
                 let second_round = choose(DeviceChoice::Cuda, *count as u32).unwrap();

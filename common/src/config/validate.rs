@@ -114,7 +114,7 @@ fn cohort(config: &RunConfig) -> Result<(), Fault> {
     })?;
     require(config.cohort.workers <= peers, "cohort.workers", || {
         format!(
-            "is {}, more than cohort.peers = {peers}; a worker hosts at least one peer (0: one worker a peer)",
+            "is {}, more than cohort.peers = {peers}; a worker hosts at least one peer (0: as suits the machine)",
             config.cohort.workers
         )
     })

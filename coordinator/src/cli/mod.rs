@@ -29,7 +29,7 @@ const EXAMPLES: &str = "\
 Examples:
   medley data generate toys.txt                             Make a data set to play with
   medley run configs/quickstart.toml --set data.path=toys.txt
-                                                            Train a cohort, one process a peer
+                                                            Train a cohort
   medley run --resume runs/quickstart                       Go on after an interruption
   medley report runs/                                       Compare runs
 

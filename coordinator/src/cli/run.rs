@@ -15,7 +15,7 @@ use medley_common::{exit, run_directory};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Train a cohort: one worker process a peer, on this machine
+/// Train a cohort on this machine
 ///
 /// Leaves a run directory: run.toml (the configuration with every default), events.jsonl (what happened),
 /// summary.json (the result), checkpoints/, tensorboard/, plots/ and logs/. Progress goes to standard error, the
@@ -35,7 +35,7 @@ pub struct RunArgs {
     /// Peers of the cohort (cohort.peers)
     #[arg(long, value_name = "N")]
     peers: Option<u32>,
-    /// Worker processes (cohort.workers)
+    /// Worker processes (cohort.workers); by default one a GPU, or a single one where there is none
     #[arg(long, value_name = "N")]
     workers: Option<u32>,
     /// Seed of every random draw (seed)

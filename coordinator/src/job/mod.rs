@@ -22,7 +22,7 @@ pub use observer::Observer;
 pub use stops::Stops;
 
 use crate::cluster::{Cluster, Settings};
-use crate::launch::{LaunchPlan, Launcher, WorkerBinary, preflight};
+use crate::launch::{Asked, LaunchPlan, Launcher, Shares, WorkerBinary, cores, preflight};
 use crate::random;
 use crate::server::{Admission, Listener, Server};
 use crate::store::{JobRecord, Store};
@@ -125,7 +125,9 @@ async fn begin(
         directory::check_absent(&run_directory)?;
         None
     };
-    preflight(&binary, &config).await?;
+    let checked = preflight(&binary, &config).await?;
+    let asked = Asked { workers: config.cohort.workers, threads: config.train.threads };
+    let shares = Shares::choose(cores(), checked.gpus, config.cohort.peers, asked);
     let listener = Listener::bind(&config.launch.listen).await?;
     let token = random::hex(32).map_err(JobError::Random)?;
     let secret = random::bytes(32).map_err(JobError::Random)?;
@@ -142,17 +144,20 @@ async fn begin(
     record.status = "running".into();
     record.save(store.as_ref())?;
 
-    let settings = settings(&config, record.generation, checkpoint);
+    let settings = settings(&config, shares, record.generation, checkpoint);
     let started = JobEvent::JobStarted {
         job: record.id.clone(),
         version: VERSION.into(),
         method: config.method.name.to_string(),
         peers: settings.peers,
         workers: settings.workers,
+        threads: shares.threads,
+        cores: shares.cores,
+        gpus: shares.gpus,
         resumed_from: settings.resume.as_ref().map(|resume| resume.step),
         trained_before: trained,
     };
-    let warnings = warnings.into_iter().map(|message| JobEvent::Warning { message });
+    let warnings = shares.warning().into_iter().chain(warnings).map(|message| JobEvent::Warning { message });
     for event in std::iter::once(started).chain(warnings) {
         driver::tell(&mut observers, &event);
     }
@@ -174,7 +179,7 @@ async fn begin(
         coordinator,
         job: record.id.clone(),
         token,
-        threads: threads(&config, settings.workers),
+        threads: shares.threads,
         run_directory: run_directory.clone(),
     };
     let launcher = Launcher::start(plan, move |exit| {
@@ -212,16 +217,11 @@ async fn begin(
     Ok(driver)
 }
 
-fn settings(config: &RunConfig, generation: u64, resume: Option<crate::cluster::Resume>) -> Settings {
-    let peers = u32::try_from(config.cohort.peers).unwrap_or(u32::MAX);
-    let workers = match u32::try_from(config.cohort.workers).unwrap_or(u32::MAX) {
-        0 => peers,
-        workers => workers.min(peers),
-    };
+fn settings(config: &RunConfig, shares: Shares, generation: u64, resume: Option<crate::cluster::Resume>) -> Settings {
     let join = Duration::from_millis(config.launch.join_ms);
     Settings {
-        peers,
-        workers,
+        peers: shares.peers,
+        workers: shares.workers,
         generation,
         resume,
         log_every: config.output.log_every,
@@ -231,15 +231,6 @@ fn settings(config: &RunConfig, generation: u64, resume: Option<crate::cluster::
         // A worker may be in the middle of an exchange when it is asked, and of another when it writes.
         stop: join.max(2 * Duration::from_secs_f64(config.exchange.deadline_seconds)),
     }
-}
-
-/// Threads of a worker: as configured, or its share of the cores.
-fn threads(config: &RunConfig, workers: u32) -> usize {
-    if config.train.threads > 0 {
-        return config.train.threads;
-    }
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    (cores / workers.max(1) as usize).max(1)
 }
 
 /// A store that several threads may hold.

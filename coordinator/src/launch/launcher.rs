@@ -26,7 +26,7 @@ pub struct LaunchPlan {
     /// The token by which a worker proves that it was launched here.
     pub token: String,
     /// Threads of a worker.
-    pub threads: usize,
+    pub threads: u32,
     /// Logs go to `logs/worker-N.log` in it.
     pub run_directory: PathBuf,
 }

@@ -2,8 +2,9 @@
 //!
 //! 1. [`WorkerBinary`]: where the binary is, and whether it is of our version.
 //! 2. [`preflight()`]: the worker's own check of configuration and data, before anything is written.
-//! 3. [`Launcher`] in `launcher`: starts the workers, reports their ends, and leaves none behind.
-//! 4. `process`: one worker process, its process group and its log; `last_words`: what the log says of its end.
+//! 3. [`Shares`]: how many workers there are, and how many threads each has.
+//! 4. [`Launcher`] in `launcher`: starts the workers, reports their ends, and leaves none behind.
+//! 5. `process`: one worker process, its process group and its log; `last_words`: what the log says of its end.
 //!
 //! Invariant: no worker outlives the coordinator. On an orderly way out the launcher stops them; when it is dropped
 //! it kills them; when the coordinator itself is killed, the kernel ends them (the worker asks for that with
@@ -14,10 +15,12 @@ mod last_words;
 mod launcher;
 mod preflight;
 mod process;
+mod shares;
 
 pub use binary::WorkerBinary;
 pub use launcher::{Exit, LaunchPlan, Launcher};
 pub use preflight::{Preflight, preflight};
+pub use shares::{Asked, Shares, cores};
 
 use medley_common::{environment, exit};
 use std::path::PathBuf;

@@ -30,6 +30,8 @@ pub struct Preflight {
     pub shared_parameters: u64,
     /// Parameters of one peer's encoder.
     pub private_parameters: u64,
+    /// GPUs of this machine that the job may use.
+    pub gpus: usize,
 }
 
 /// Runs `medley-worker check --config -` on a configuration. Dropping the future kills the process.

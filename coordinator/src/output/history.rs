@@ -20,6 +20,8 @@ pub struct History {
     pub peers: u32,
     /// Worker processes of this invocation.
     pub workers: u32,
+    /// Threads of each of them; 0 in a run of a version that did not tell.
+    pub threads: u32,
     /// Hash of the interaction data; empty until the workers have read it.
     pub data_hash: String,
     /// Steps to train; 0 until the workers have read the data.
@@ -111,10 +113,10 @@ impl History {
     /// Folds one more event in.
     pub fn event(&mut self, time: f64, event: &Event) {
         match event {
-            Event::JobStarted { job, version, peers, workers, resumed_from, trained_before, .. } => {
+            Event::JobStarted { job, version, peers, workers, threads, resumed_from, trained_before, .. } => {
                 self.begin(time, resumed_from.unwrap_or(0), *trained_before);
                 (self.job, self.version) = (job.clone(), version.clone());
-                (self.peers, self.workers) = (*peers, *workers);
+                (self.peers, self.workers, self.threads) = (*peers, *workers, *threads);
             }
             Event::Generation { generation, .. } => {
                 self.generations = self.generations.max(*generation);
@@ -265,6 +267,9 @@ mod tests {
             method: "hail".into(),
             peers: 2,
             workers: 2,
+            threads: 1,
+            cores: 2,
+            gpus: 0,
             resumed_from,
             trained_before,
         }

@@ -24,6 +24,7 @@ pub fn summarize(history: &History, config: &RunConfig, failure: Option<&str>) -
         network: spelling(&config.network.kind),
         peers: history.peers,
         workers: history.workers,
+        threads: history.threads,
         exchange: spelling(&config.exchange.mode),
         seed: config.seed,
         outcome,

@@ -350,6 +350,9 @@ mod tests {
             method: "hail".into(),
             peers: 2,
             workers: 2,
+            threads: 1,
+            cores: 2,
+            gpus: 0,
             resumed_from: Some(40),
             trained_before: Default::default(),
         };

@@ -2,6 +2,7 @@
 
 use super::progress::{Progress, duration};
 use crate::job::Observer;
+use crate::launch::Shares;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use medley_common::config::RunConfig;
 use medley_common::events::{Event, StepEvent};
@@ -165,9 +166,10 @@ impl Observer for Bars {
 /// An event in a line, where it is worth one. How a job failed is said by whoever ran it.
 fn line(event: &Event) -> Option<String> {
     Some(match event {
-        Event::JobStarted { job, method, peers, workers, resumed_from, .. } => {
+        Event::JobStarted { job, method, peers, workers, threads, cores, gpus, resumed_from, .. } => {
             let from = resumed_from.map_or(String::new(), |step| format!(", going on from step {step}"));
-            format!("job {job}: {method}, {peers} peer(s) on {workers} worker(s){from}")
+            let shares = Shares { peers: *peers, workers: *workers, threads: *threads, cores: *cores, gpus: *gpus };
+            format!("job {job}: {method}{from}; {shares}")
         }
         Event::Ready { users, items, interactions, samples, total_steps, .. } => format!(
             "data: {users} users, {items} items, {interactions} interactions; {samples} samples an epoch, {total_steps} steps to train"
@@ -292,6 +294,25 @@ mod tests {
                 "step 100/100  peer 0: loss 2.5000  NDCG@10 0.2500; peer 1: loss 0.0000  200 rows/s  0 s left",
             ]
         );
+    }
+
+    #[test]
+    fn the_first_line_says_how_the_machine_is_shared() {
+        let started = |resumed_from| Event::JobStarted {
+            job: "a1".into(),
+            version: "0".into(),
+            method: "hail".into(),
+            peers: 4,
+            workers: 1,
+            threads: 2,
+            cores: 2,
+            gpus: 0,
+            resumed_from,
+            trained_before: Default::default(),
+        };
+        let shares = "4 peers in 1 worker on 2 threads (2 cores; --workers and train.threads to change)";
+        assert_eq!(line(&started(None)).unwrap(), format!("job a1: hail; {shares}"));
+        assert_eq!(line(&started(Some(7))).unwrap(), format!("job a1: hail, going on from step 7; {shares}"));
     }
 
     #[test]

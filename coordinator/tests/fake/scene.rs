@@ -63,6 +63,7 @@ impl Scene {
     fn inside(directory: Arc<tempfile::TempDir>, role: &str) -> Self {
         let mut config = RunConfig::default();
         config.data.path = "data.txt".into();
+        config.cohort.workers = 2;
         config.output.log_every = 2;
         config.launch.heartbeat_ms = 50;
         Self {
@@ -196,6 +197,7 @@ pub fn coordinate_if_asked() {
         Surroundings { worker: Some(WorkerBinary::at(directory.join("worker-until-stopped"))), stops: Stops::Signals };
     let mut config = RunConfig::default();
     config.data.path = "data.txt".into();
+    config.cohort.workers = 2;
     let request = JobRequest { config, run_directory: directory.join("runs/one"), resume: false };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(job::run_in(surroundings, request, Vec::new())).unwrap();

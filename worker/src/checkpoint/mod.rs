@@ -72,7 +72,7 @@ mod tests {
         let written = parameters(3);
         let config = OptimizerConfig::default();
         let mut moments = Moments::new(&written, &config);
-        moments.update(&written, written.values(), 0.1, 1, &config);
+        moments.update(&written, &written.values().copy(), 1.0, 0.1, 1, &config);
         let files = vec![
             write_parameters(directory.path(), SHARED, &written).unwrap(),
             write_moments(directory.path(), SHARED_OPTIMIZER, &written, &moments).unwrap(),

@@ -34,6 +34,7 @@ pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
         "interactions": statistics.interactions,
         "samples": samples.samples_per_epoch(),
         "steps_per_epoch": steps_per_epoch,
+        "gpus": device::usable_gpus(config.train.device),
         "total_steps": Plan::new(&config, steps_per_epoch).total_steps(),
     });
     Ok(data::cli::print(&format!("{report}\n"))?)

@@ -81,7 +81,8 @@ pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
     }
 }
 
-/// libtorch and our own loops share the same cores one after the other, never at once.
+/// Gives libtorch's pool and that of our own loops as many threads each. They use the same cores one after the other: the
+/// training thread waits for either, no loop of ours calls libtorch, and idle threads of both soon sleep.
 pub fn use_threads(threads: usize) {
     let threads = threads.max(1);
     tch::set_num_threads(threads as i32);

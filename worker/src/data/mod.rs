@@ -8,10 +8,11 @@
 //! 4. [`windows`]: how long sequences are sliced.
 //! 5. [`samples`]: windows with masks or next-item targets, and their order in an epoch.
 //! 6. [`batches`]: samples grouped by length so that little is padded.
-//! 7. [`history`]: the inputs of an evaluation.
-//! 8. [`statistics`] and [`generate`]: what `medley data` prints and writes; [`cli`]: its commands.
-//! 9. [`random`](crate::random): the streams of random numbers behind masks, epochs and synthetic users.
-//! 10. [`error`]: everything that can be wrong with data, each in one line.
+//! 7. [`prefetch`]: a thread that makes the next batch while the last one is computed on.
+//! 8. [`history`]: the inputs of an evaluation.
+//! 9. [`statistics`] and [`generate`]: what `medley data` prints and writes; [`cli`]: its commands.
+//! 10. [`random`](crate::random): the streams of random numbers behind masks, epochs and synthetic users.
+//! 11. [`error`]: everything that can be wrong with data, each in one line.
 //!
 //! Invariants: items are numbered 0..V in the order in which the file first names them; every user of a
 //! [`Dataset`] has at least three interactions; a batch is a function of (data, configuration, seed, epoch, step)
@@ -28,6 +29,7 @@ mod filters;
 pub mod generate;
 pub mod history;
 mod interactions;
+pub mod prefetch;
 mod readers;
 pub mod samples;
 pub mod statistics;
@@ -37,6 +39,7 @@ pub use batches::{Batch, Bucket};
 pub use dataset::{Dataset, LoadReport, Split};
 pub use error::DataError;
 pub use history::{EvaluationBatch, evaluation_batch, input_tokens};
+pub use prefetch::{Prefetch, PrefetchError};
 pub use samples::SampleSet;
 pub use statistics::DatasetStatistics;
 

@@ -2,7 +2,7 @@
 
 use crate::checkpoint::CheckpointError;
 use crate::collective::CollectiveError;
-use crate::data::DataError;
+use crate::data::{DataError, PrefetchError};
 use crate::session::SessionError;
 use std::path::PathBuf;
 
@@ -15,6 +15,9 @@ pub enum TrainError {
     /// The data cannot be used.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// There is no batch.
+    #[error(transparent)]
+    Batch(#[from] PrefetchError),
     /// The checkpoint cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

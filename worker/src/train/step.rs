@@ -46,6 +46,8 @@ pub struct StepOutcome {
 /// Where a step's time went.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Split {
+    /// Waiting for the batch, which is built while the step before computes. [`Learner::step`] leaves it at 0.
+    pub data: Duration,
     /// Hosted encoders, forward.
     pub encoder: Duration,
     /// Waiting for and moving hidden rows, logits or distributions.
@@ -143,7 +145,7 @@ impl Learner {
         self.updates += 1;
         let updates = self.updates;
         let apply = |parameters: &Parameters, moments: &mut Moments, gradient: &Tensor| {
-            moments.update(parameters, &(gradient * factor), learning_rate, updates, config);
+            moments.update(parameters, gradient, factor, learning_rate, updates, config);
         };
         apply(&self.network.shared.parameters, &mut self.shared_moments, shared);
         for ((encoder, moments), gradient) in self.network.encoders.iter().zip(&mut self.peer_moments).zip(private) {

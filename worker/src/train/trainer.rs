@@ -6,13 +6,14 @@ use super::saving::Snapshot;
 use super::schedule::Plan;
 use super::step::{Learner, StepOutcome, join_numbers, split_numbers};
 use crate::collective::Traffic;
-use crate::data::{Dataset, SampleSet, Split};
+use crate::data::{Batch, Dataset, Prefetch, SampleSet, Split};
 use crate::exchange::Exchange;
 use crate::model::Network;
 use medley_common::config::RunConfig;
 use medley_common::manifest::TrainingState;
 use medley_common::proto;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tch::Device;
 
@@ -38,7 +39,7 @@ const EVALUATION_DEADLINE: Duration = Duration::from_secs(24 * 3600);
 pub struct Trainer<'a> {
     pub(super) config: &'a RunConfig,
     pub(super) dataset: &'a Dataset,
-    samples: SampleSet,
+    samples: Arc<SampleSet>,
     plan: Plan,
     pub(super) learner: Learner,
     pub(super) exchange: Exchange,
@@ -66,7 +67,7 @@ impl<'a> Trainer<'a> {
         device: Device,
         run_directory: &Path,
     ) -> Result<Self, TrainError> {
-        let samples = samples(config, dataset)?;
+        let samples = Arc::new(samples(config, dataset)?);
         let plan = Plan::new(config, samples.steps_per_epoch(config.train.batch_size) as u64);
         let network = Network::draw(config, dataset.items, exchange.placement().own(), device);
         let learner = Learner::new(network, &config.optimizer);
@@ -131,8 +132,9 @@ impl<'a> Trainer<'a> {
         if self.is_out_of_patience() {
             return Ok("early-stopping");
         }
+        let mut batches = self.batches()?;
         while self.step < self.plan.total_steps() {
-            let stop = self.one_step(reporter)?;
+            let stop = self.one_step(&mut batches, reporter)?;
             let last = self.step == self.plan.total_steps();
             let improved = self.validates_now(last) && self.validate(reporter)?;
             if self.is_out_of_patience() {
@@ -149,6 +151,13 @@ impl<'a> Trainer<'a> {
         Ok("steps")
     }
 
+    /// The batches of the steps to come.
+    fn batches(&self) -> Result<Prefetch<Batch>, TrainError> {
+        let (samples, batch_size) = (Arc::clone(&self.samples), self.config.train.batch_size);
+        let steps = self.step..self.plan.total_steps();
+        Ok(Prefetch::start(steps, move |step| samples.batch_at(step, batch_size))?)
+    }
+
     fn is_out_of_patience(&self) -> bool {
         let patience = self.config.train.patience;
         patience > 0 && self.state.evaluations_without_improvement >= patience
@@ -162,10 +171,11 @@ impl<'a> Trainer<'a> {
     }
 
     /// Takes a step and reports it; returns whether somebody asked to stop.
-    fn one_step(&mut self, reporter: &mut dyn Reporter) -> Result<bool, TrainError> {
+    fn one_step(&mut self, batches: &mut Prefetch<Batch>, reporter: &mut dyn Reporter) -> Result<bool, TrainError> {
         let start = Instant::now();
-        let batch = self.samples.batch_at(self.step, self.config.train.batch_size);
-        let outcome = self.learner.step(
+        let batch = batches.take()?;
+        let waited = start.elapsed();
+        let mut outcome = self.learner.step(
             &mut self.exchange,
             &self.plan,
             &self.config.optimizer,
@@ -173,6 +183,7 @@ impl<'a> Trainer<'a> {
             self.step,
             reporter.stop_requested(),
         )?;
+        outcome.split.data = waited;
         let seconds = start.elapsed().as_secs_f64();
         tracing::debug!(step = self.step + 1, seconds, split = ?outcome.split, "step");
         let traffic = self.exchange.take_traffic();

@@ -78,7 +78,7 @@ pub enum Initialization {
 pub struct CohortConfig {
     /// T, the peers of the cohort.
     pub peers: usize,
-    /// Worker processes; 0: one a peer.
+    /// Worker processes; 0: one a GPU, and on a machine without one a single worker for all peers.
     pub workers: usize,
 }
 

@@ -27,7 +27,7 @@ pub struct TrainConfig {
     /// The protocol under which it is measured; one of `evaluation.protocols`, by default the first of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metric_protocol: Option<Protocol>,
-    /// Threads of a worker; 0: its share of the machine's cores.
+    /// Threads of a worker; 0: its share of the cores that `medley run` may use.
     pub threads: usize,
     /// What a worker computes on.
     pub device: DeviceChoice,

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::data::LoadReport;
+use crate::data::{LoadReport, Prefetch};
 use medley_common::config::DataFormat;
 use proptest::prelude::*;
 use std::collections::HashMap;
@@ -240,5 +240,23 @@ proptest! {
         for (sample, times) in seen {
             prop_assert!(times <= possible.get(&sample).copied().unwrap_or(0));
         }
+    }
+}
+
+#[test]
+fn a_thread_ahead_builds_the_same_batches_from_any_step_on() {
+    let samples = || set(&[9, 14, 30, 7], NetworkKind::Bidirectional, 3, &small());
+    let (alone, batch_size) = (samples(), 4);
+    let steps_per_epoch = alone.steps_per_epoch(batch_size) as u64;
+    // From the beginning and from within an epoch, both into the next one and ended before the last step.
+    for first in [0, steps_per_epoch - 1, 2 * steps_per_epoch + 1] {
+        let shared = Arc::new(samples());
+        let ahead = Arc::clone(&shared);
+        let mut batches = Prefetch::start(first..u64::MAX, move |step| ahead.batch_at(step, batch_size)).unwrap();
+        for step in first..first + steps_per_epoch + 2 {
+            assert_eq!(batches.take().unwrap(), alone.batch_at(step, batch_size), "step {step}");
+        }
+        drop(batches);
+        assert_eq!(Arc::strong_count(&shared), 1, "the thread is gone");
     }
 }
