@@ -57,7 +57,7 @@ fn bench(criterion: &mut Criterion) {
         group.bench_function("fused", |bencher| {
             bencher.iter(|| {
                 let prediction = Prediction::new(parts, peers, chunk_rows, loss, 1.0 / rows as f64);
-                prediction.compute(&hidden, &targets, false)
+                prediction.compute(&hidden, &targets)
             });
         });
         group.finish();

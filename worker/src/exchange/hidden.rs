@@ -39,7 +39,7 @@ fn fused(
     shard: &Range<usize>,
 ) -> Result<Gradients, CollectiveError> {
     let (rows, targets) = (pass.rows.targets.len(), &pass.rows.targets[shard.clone()]);
-    let mut computed = pass.timed_loss(|pass| prediction(pass).compute(collected, targets, false));
+    let mut computed = pass.timed_loss(|pass| prediction(pass).compute(collected, targets));
     let truncated = match pass.rows.truncation {
         Some(_) => truncation::from_own_shard(pass, &computed.losses.cross_entropies())?,
         None => vec![false; rows],

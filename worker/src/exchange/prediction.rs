@@ -5,8 +5,8 @@
 //! nothing of size R×V exists ([`Prediction::bytes`] is the account).
 //!
 //! Which rows count as noise is known only when all peers' cross-entropies of all rows are. Few rows are, so that all are
-//! computed as if none were, and what turns out to be noise is taken back and computed again ([`Computed::truncate`]):
-//! one pass over the logits instead of two.
+//! computed as if none were, and the few that are get what they differ by ([`Prediction::truncate`]): one pass over the
+//! logits instead of two.
 
 use super::SHAPES;
 use crate::loss::{ChunkRows, LossKernel, LossSpec, RowLosses};
@@ -83,63 +83,58 @@ impl<'a> Prediction<'a> {
         4 * (threads * (chunk + sums) + self.output.len())
     }
 
-    /// Losses of all peers on some rows, and their gradients. `hidden` is `[T, rows, d]`, `targets` `[rows]`. All rows are
-    /// `truncated`, or none.
-    pub fn compute(&self, hidden: &[f32], targets: &[i64], truncated: bool) -> Computed {
-        self.scaled(hidden, targets, truncated, self.scale)
-    }
-
-    /// Computes the rows of `noise` again as truncated ones, in place of what they were. `hidden` and `targets` are those
-    /// of [`Prediction::compute`].
-    pub fn truncate(&self, computed: &mut Computed, hidden: &[f32], targets: &[i64], noise: &[usize]) {
-        if noise.is_empty() {
-            return;
-        }
-        let (d, rows) = (self.dimension(), targets.len());
-        let place = |peer: usize, row: usize| (peer * rows + row) * d..(peer * rows + row + 1) * d;
-        let mut few = Vec::with_capacity(self.peers * noise.len() * d);
-        for peer in 0..self.peers {
-            noise.iter().for_each(|row| few.extend_from_slice(&hidden[place(peer, *row)]));
-        }
-        let few_targets: Vec<i64> = noise.iter().map(|row| targets[*row]).collect();
-        let before = self.scaled(&few, &few_targets, false, -self.scale);
-        let after = self.scaled(&few, &few_targets, true, self.scale);
-        computed.parts.add(&before.parts);
-        computed.parts.add(&after.parts);
-        for (number, row) in noise.iter().enumerate() {
-            for peer in 0..self.peers {
-                let from = (peer * noise.len() + number) * d;
-                computed.hidden[place(peer, *row)].copy_from_slice(&after.hidden[from..from + d]);
-            }
-            computed.losses.replace(*row, &after.losses, number);
-        }
-    }
-
-    fn scaled(&self, hidden: &[f32], targets: &[i64], truncated: bool, scale: f64) -> Computed {
+    /// Losses of all peers on some rows, none of them truncated, and their gradients. `hidden` is `[T, rows, d]`, `targets`
+    /// `[rows]`.
+    pub fn compute(&self, hidden: &[f32], targets: &[i64]) -> Computed {
         let (d, rows) = (self.dimension(), targets.len());
         let lanes = self.lanes(rows);
-        let results: Vec<Computed> =
-            lanes.par_iter().map(|lane| self.lane(hidden, targets, lane.clone(), truncated, scale)).collect();
+        let results: Vec<Computed> = lanes.par_iter().map(|lane| self.lane(hidden, targets, lane.clone())).collect();
         let mut total = Computed {
             hidden: vec![0.0; self.peers * rows * d],
-            parts: Parts::zeros(d, self.catalogue()),
+            parts: Parts::zeros(0, 0),
             losses: RowLosses::new(self.peers),
         };
-        let mut results = results.into_iter().zip(lanes).peekable();
-        if let Some((first, _)) = results.peek_mut() {
-            std::mem::swap(&mut total.parts, &mut first.parts);
-        }
-        for (number, (result, lane)) in results.enumerate() {
+        for (number, (result, lane)) in results.into_iter().zip(lanes).enumerate() {
             for peer in 0..self.peers {
                 let into = &mut total.hidden[(peer * rows + lane.start) * d..(peer * rows + lane.end) * d];
                 into.copy_from_slice(&result.hidden[peer * lane.len() * d..(peer + 1) * lane.len() * d]);
             }
-            if number > 0 {
+            if number == 0 {
+                total.parts = result.parts;
+            } else {
                 total.parts.add(&result.parts);
             }
             total.losses.append(result.losses);
         }
         total
+    }
+
+    /// Makes truncated rows of those in `noise`, which [`Prediction::compute`] took for others: adds to gradients and sums
+    /// what a truncated row's differ by. `hidden` and `targets` are those of that call.
+    pub fn truncate(&self, computed: &mut Computed, hidden: &[f32], targets: &[i64], noise: &[usize]) {
+        let (d, rows) = (self.dimension(), targets.len());
+        let place = |peer: usize, row: usize| (peer * rows + row) * d..(peer * rows + row + 1) * d;
+        let mut chunk = Chunk::new(self.peers * self.chunk_rows.min(noise.len()), d, self.catalogue());
+        let mut others = Vec::new();
+        for noise in noise.chunks(self.chunk_rows) {
+            let each = || (0..self.peers).flat_map(|peer| noise.iter().map(move |row| (peer, *row)));
+            for ((peer, row), into) in each().zip(chunk.hidden.chunks_exact_mut(d)) {
+                into.copy_from_slice(&hidden[place(peer, row)]);
+            }
+            let targets: Vec<i64> = noise.iter().map(|row| targets[*row]).collect();
+            let n = self.logits(&mut chunk, noise.len());
+            let logits = &mut chunk.logits[..n * self.catalogue()];
+            others.clear();
+            others.extend_from_slice(logits);
+            self.losses(&targets, false, -self.scale, &mut others);
+            let losses = self.losses(&targets, true, self.scale, logits);
+            passes::run(passes::Add { into: logits, addend: &others });
+            self.back(&mut chunk, n, &mut computed.parts);
+            for ((peer, row), change) in each().zip(chunk.gradient.chunks_exact(d)) {
+                passes::run(passes::Add { into: &mut computed.hidden[place(peer, row)], addend: change });
+            }
+            noise.iter().enumerate().for_each(|(from, row)| computed.losses.replace(*row, &losses, from));
+        }
     }
 
     /// A run of rows for each thread, as far as there are chunks.
@@ -148,7 +143,7 @@ impl<'a> Prediction<'a> {
         (0..count).map(|lane| rows * lane / count..rows * (lane + 1) / count).collect()
     }
 
-    fn lane(&self, hidden: &[f32], targets: &[i64], lane: Range<usize>, truncated: bool, scale: f64) -> Computed {
+    fn lane(&self, hidden: &[f32], targets: &[i64], lane: Range<usize>) -> Computed {
         let (d, rows) = (self.dimension(), targets.len());
         let mut result = Computed {
             hidden: vec![0.0; self.peers * lane.len() * d],
@@ -165,15 +160,11 @@ impl<'a> Prediction<'a> {
                 chunk.hidden[peer * range.len() * d..][..range.len() * d]
                     .copy_from_slice(&hidden[from..from + range.len() * d]);
             }
-            let truncated = vec![truncated; range.len()];
-            let outcome = ChunkRows {
-                targets: &targets[lane.start + range.start..lane.start + range.end],
-                weights: None,
-                truncated: Some(&truncated),
-                catalogue: self.catalogue(),
-                scale,
-            };
-            result.losses.append(self.chunk(&mut chunk, &outcome, &mut result.parts));
+            let targets = &targets[lane.start + range.start..lane.start + range.end];
+            let n = self.logits(&mut chunk, range.len());
+            let logits = &mut chunk.logits[..n * self.catalogue()];
+            result.losses.append(self.losses(targets, false, self.scale, logits));
+            self.back(&mut chunk, n, &mut result.parts);
             for peer in 0..self.peers {
                 let into = (peer * lane.len() + range.start) * d;
                 result.hidden[into..into + range.len() * d]
@@ -183,14 +174,14 @@ impl<'a> Prediction<'a> {
         result
     }
 
-    /// One chunk: `chunk.hidden` to `chunk.gradient`.
-    fn chunk(&self, chunk: &mut Chunk, rows: &ChunkRows<'_>, sums: &mut Parts<Vec<f32>>) -> RowLosses {
+    /// From `chunk.hidden`, of `rows` rows of each peer, to `chunk.logits`; returns how many rows that is in all.
+    fn logits(&self, chunk: &mut Chunk, rows: usize) -> usize {
         let (w, d, catalogue) = (&self.parts, self.dimension(), self.catalogue());
-        let n = self.peers * rows.targets.len();
+        let n = self.peers * rows;
         let hidden = Matrix::new(&chunk.hidden, n, d);
-        let transform = Matrix::new(w.transform, d, d);
         let projected = &mut chunk.projected[..n * d];
-        product(&mut MatrixMut::new(projected, n, d), Write::Over, hidden, transform.transposed());
+        let transform = Matrix::new(w.transform, d, d).transposed();
+        product(&mut MatrixMut::new(projected, n, d), Write::Over, hidden, transform);
         let normalized = &mut chunk.normalized[..n * d];
         normalized.copy_from_slice(projected);
         passes::run(Gelu { values: normalized, bias: w.transform_bias });
@@ -198,20 +189,33 @@ impl<'a> Prediction<'a> {
         let into_width = d + 1;
         passes::run(Normalize { rows: normalized, inverse, gain: w.gain, bias: w.bias, into: transformed, into_width });
         transformed.iter_mut().skip(d).step_by(d + 1).for_each(|one| *one = 1.0);
-
-        let output = Matrix::new(&self.output, catalogue, d + 1);
-        let logits = &mut chunk.logits[..n * catalogue];
+        let output = Matrix::new(&self.output, catalogue, d + 1).transposed();
         let with_one = Matrix::new(transformed, n, d + 1);
-        product(&mut MatrixMut::new(logits, n, catalogue), Write::Over, with_one, output.transposed());
-        let losses = LossKernel::new().losses_by_row(&self.loss, rows, self.peers, logits).expect(SHAPES);
+        product(&mut MatrixMut::new(&mut chunk.logits, n, catalogue), Write::Over, with_one, output);
+        n
+    }
+
+    /// The losses of logits, `[T, rows, V]`, which become their gradients.
+    fn losses(&self, targets: &[i64], truncated: bool, scale: f64, logits: &mut [f32]) -> RowLosses {
+        let truncated = vec![truncated; targets.len()];
+        let truncated = Some(&truncated[..]);
+        let rows = ChunkRows { targets, weights: None, truncated, catalogue: self.catalogue(), scale };
+        LossKernel::new().losses_by_row(&self.loss, &rows, self.peers, logits).expect(SHAPES)
+    }
+
+    /// From the gradients in `chunk.logits`, of n rows, to `chunk.gradient`; adds to those of the parameters.
+    fn back(&self, chunk: &mut Chunk, n: usize, sums: &mut Parts<Vec<f32>>) {
+        let (w, d, catalogue) = (&self.parts, self.dimension(), self.catalogue());
+        let logits = &chunk.logits[..n * catalogue];
         passes::run(SumRows { rows: logits, sums: &mut sums.output_bias });
         let change = Matrix::new(logits, n, catalogue);
-        let transformed = Matrix::strided(transformed, n, d, d + 1);
+        let transformed = Matrix::strided(&chunk.transformed, n, d, d + 1);
         product(&mut MatrixMut::new(&mut sums.output, catalogue, d), Write::Add, change.transposed(), transformed);
         let output = Matrix::strided(&self.output, catalogue, d, d + 1);
         let back = &mut chunk.back[..n * d];
         product(&mut MatrixMut::new(back, n, d), Write::Over, change, output);
 
+        let (normalized, inverse) = (&chunk.normalized[..n * d], &chunk.inverse[..n]);
         let (gain_gradient, bias_gradient) = (&mut sums.gain[..], &mut sums.bias[..]);
         passes::run(NormalizeBackward {
             gradient: back,
@@ -221,12 +225,12 @@ impl<'a> Prediction<'a> {
             gain_gradient,
             bias_gradient,
         });
-        let bias_sums = &mut sums.transform_bias[..];
-        passes::run(GeluBackward { values: projected, gradient: back, bias: w.transform_bias, sums: bias_sums });
-        let back = Matrix::new(back, n, d);
+        let (values, bias_sums) = (&mut chunk.projected[..n * d], &mut sums.transform_bias[..]);
+        passes::run(GeluBackward { values, gradient: back, bias: w.transform_bias, sums: bias_sums });
+        let (back, hidden) = (Matrix::new(back, n, d), Matrix::new(&chunk.hidden, n, d));
         product(&mut MatrixMut::new(&mut sums.transform, d, d), Write::Add, back.transposed(), hidden);
-        product(&mut MatrixMut::new(&mut chunk.gradient[..n * d], n, d), Write::Over, back, transform);
-        losses
+        let into = &mut MatrixMut::new(&mut chunk.gradient, n, d);
+        product(into, Write::Over, back, Matrix::new(w.transform, d, d));
     }
 
     fn dimension(&self) -> usize {

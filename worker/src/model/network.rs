@@ -91,18 +91,18 @@ impl Network {
         free
     }
 
-    /// From the gradients of the last forward pass's hidden rows, each `[R, d]`, to the flat ones of the shared
-    /// parameters, as far as the networks' input reaches them, and of every hosted encoder.
-    pub fn backward(&mut self, gradients: &[Tensor]) -> (Tensor, Vec<Tensor>) {
+    /// From the gradients of the last forward pass's hidden rows, each `[R, d]`, to the flat ones of every hosted encoder.
+    /// Those of the shared parameters, as far as the networks' input reaches them, are added to `shared`, `[|θ|]`.
+    pub fn backward(&mut self, gradients: &[Tensor], shared: &mut Tensor) -> Vec<Tensor> {
         match &mut self.pass {
             Pass::Packed { engine, step } => {
                 let peers = parameters(&self.peers, &self.encoders);
                 let networks = Networks { shape: &self.shape, peers: &peers, seed: self.seed, step: *step };
                 let gradients: Vec<Tensor> = gradients.iter().map(Tensor::contiguous).collect();
                 let slices: Vec<&[f32]> = gradients.iter().map(floats::slice).collect();
-                let result = engine.backward(networks, &self.shared.embedding(), &slices);
-                let private = result.peers.iter().map(|flat| Tensor::from_slice(flat)).collect();
-                (self.shared.from_embedding(&result), private)
+                let into = self.shared.embedding_of(floats::slice_mut(shared));
+                let private = engine.backward(networks, &self.shared.embedding(), &slices, into);
+                private.iter().map(|flat| Tensor::from_slice(flat)).collect()
             }
             Pass::Graph { hidden } => {
                 // The gradient of Σ h · stopgrad(dh) is that of the loss.
@@ -110,8 +110,8 @@ impl Network {
                 let products: Vec<Tensor> = hidden.iter().zip(gradients).map(product).collect();
                 Tensor::stack(&products, 0).sum(Kind::Float).backward();
                 hidden.clear();
-                let private = self.encoders.iter_mut().map(|encoder| encoder.parameters.take_gradients()).collect();
-                (self.shared.parameters.take_gradients(), private)
+                let _ = shared.g_add_(&self.shared.parameters.take_gradients());
+                self.encoders.iter_mut().map(|encoder| encoder.parameters.take_gradients()).collect()
             }
         }
     }

@@ -1,11 +1,11 @@
 //! What all peers share: the embedding of items and positions, and the prediction layer (HAIL section 3.1).
 
-use super::packed::{EmbeddingParts, NetworkGradients};
+use super::packed::EmbeddingParts;
 use super::{NORM_EPSILON, Parameters, Specification};
-use crate::exchange::PredictionParts;
+use crate::exchange::{PredictionParts, floats};
 use crate::random::{Purpose, seed_of};
 use medley_common::config::NetworkConfig;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Shared parameters. The prediction layer is tied to the item table: `z = LN(GELU(h W_P + b_P)) Uᵀ + b_U`.
 #[derive(Debug)]
@@ -76,13 +76,14 @@ impl Shared {
         }
     }
 
-    /// Gradients of the embedding as a flat gradient of all shared parameters, `[len]`.
-    pub(super) fn from_embedding(&self, gradients: &NetworkGradients) -> Tensor {
-        let parts = [&gradients.items, &gradients.positions, &gradients.gain, &gradients.bias];
-        let mut flat = Vec::with_capacity(self.parameters.len() as usize);
-        parts.into_iter().for_each(|part| flat.extend_from_slice(part));
-        flat.resize(self.parameters.len() as usize, 0.0);
-        Tensor::from_slice(&flat)
+    /// The embedding's part of a flat vector of all shared parameters, `[len]`.
+    pub(super) fn embedding_of<'v>(&self, flat: &'v mut [f32]) -> EmbeddingParts<&'v mut [f32]> {
+        let length = |index| self.parameters.range(index).1 as usize;
+        // The embedding's parameters come first.
+        let (items, rest) = flat.split_at_mut(length(ITEM_TABLE));
+        let (positions, rest) = rest.split_at_mut(length(POSITION_TABLE));
+        let (gain, rest) = rest.split_at_mut(length(EMBEDDING_GAIN));
+        EmbeddingParts { items, positions, gain, bias: &mut rest[..length(EMBEDDING_BIAS)] }
     }
 
     /// The prediction layer's parameters in main memory.
@@ -101,7 +102,8 @@ impl Shared {
 
     /// Gradients of the prediction layer as a flat gradient of all shared parameters, `[len]`.
     pub fn from_prediction(&self, gradients: &PredictionParts<Vec<f32>>) -> Tensor {
-        let mut flat = vec![0.0; self.parameters.len() as usize];
+        let mut result = Tensor::zeros([self.parameters.len()], (Kind::Float, Device::Cpu));
+        let flat = floats::slice_mut(&mut result);
         let mut put = |index, skip: usize, values: &[f32]| {
             let start = self.parameters.range(index).0 as usize + skip;
             flat[start..start + values.len()].copy_from_slice(values);
@@ -112,7 +114,7 @@ impl Shared {
         put(TRANSFORM_GAIN, 0, &gradients.gain);
         put(TRANSFORM_NORM_BIAS, 0, &gradients.bias);
         put(OUTPUT_BIAS, 0, &gradients.output_bias);
-        Tensor::from_slice(&flat)
+        result
     }
 
     /// The prediction layer's transform of hidden rows `[n, d]`, before the product with the item table.

@@ -10,7 +10,7 @@ use crate::model::{Network, Parameters};
 use medley_common::config::OptimizerConfig;
 use medley_common::events::Losses;
 use std::time::{Duration, Instant};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 /// What a worker trains: networks and their moments.
 pub struct Learner {
@@ -99,15 +99,14 @@ impl Learner {
         let targets: Vec<i64> = batch.targets().collect();
         let rows =
             Rows { targets: &targets, loss: plan.loss(step), truncation: plan.truncation(step), slots: plan.slots() };
-        let gradients = exchange.gradients(&mut self.network.shared, &hidden, rows)?;
+        let mut gradients = exchange.gradients(&mut self.network.shared, &hidden, rows)?;
         (split.exchange, split.loss) = (gradients.exchange_time, gradients.loss_time);
         lap.time();
 
-        let (shared, private) = self.network.backward(&gradients.hidden);
-        let shared = shared + &gradients.shared;
+        let private = self.network.backward(&gradients.hidden, &mut gradients.shared);
         split.backward = lap.time();
 
-        let shared = all_reduce(exchange, &shared)?;
+        let shared = all_reduce(exchange, gradients.shared)?;
         let norms: Vec<f64> = private.iter().map(squared_norm).collect();
         let report = agree(exchange, squared_norm(&shared), &norms, &gradients.losses, stop)?;
         let norm = (report.shared_norm + report.private_norms.iter().sum::<f64>()).sqrt();
@@ -155,8 +154,15 @@ impl Learner {
 }
 
 /// Sums the shared gradient over workers; a peer's share of it exists on its own worker only.
-fn all_reduce(exchange: &mut Exchange, gradient: &Tensor) -> Result<Tensor, TrainError> {
-    let mut values = floats::to_vec(gradient);
+fn all_reduce(exchange: &mut Exchange, mut gradient: Tensor) -> Result<Tensor, TrainError> {
+    if exchange.placement().world_size() == 1 {
+        return Ok(gradient);
+    }
+    if gradient.device() == Device::Cpu {
+        exchange.collective().all_reduce_sum(floats::slice_mut(&mut gradient))?;
+        return Ok(gradient);
+    }
+    let mut values = floats::to_vec(&gradient);
     exchange.collective().all_reduce_sum(&mut values)?;
     Ok(floats::to_tensor(&values, &gradient.size(), gradient.device()))
 }

@@ -74,20 +74,6 @@ pub struct Networks<'a> {
     pub step: u64,
 }
 
-/// Gradients that reach the networks' own parameters.
-pub struct NetworkGradients {
-    /// Item table, `[(V + 2) d]`.
-    pub items: Vec<f32>,
-    /// Position table, `[max_length d]`.
-    pub positions: Vec<f32>,
-    /// The embedding's norm, `[d]`.
-    pub gain: Vec<f32>,
-    /// The embedding's norm, `[d]`.
-    pub bias: Vec<f32>,
-    /// Each hosted peer's encoder, flat.
-    pub peers: Vec<Vec<f32>>,
-}
-
 impl Networks<'_> {
     fn width(&self) -> usize {
         self.shape.dimension as usize
@@ -140,13 +126,15 @@ impl Engine {
         hidden
     }
 
-    /// From the gradients of the last [`Engine::forward`]'s hidden rows, each `[R, d]`, to those of the parameters.
+    /// From the gradients of the last [`Engine::forward`]'s hidden rows, each `[R, d]`, to those of the parameters: returns
+    /// each hosted encoder's, flat, and adds the embedding's to `embedding_gradients`.
     pub fn backward(
         &mut self,
         networks: Networks<'_>,
         embedding: &EmbeddingParts<&[f32]>,
         hidden_gradients: &[&[f32]],
-    ) -> NetworkGradients {
+        embedding_gradients: EmbeddingParts<&mut [f32]>,
+    ) -> Vec<Vec<f32>> {
         let (packed, d) = (&self.packed, networks.width());
         let encoders: Vec<Encoder<'_>> = (0..networks.peers.len()).map(|place| networks.encoder(place)).collect();
         let lanes = packed.lanes(LANES_PER_THREAD * rayon::current_num_threads());
@@ -190,9 +178,11 @@ impl Engine {
             })
             .collect();
         let sums = LaneSums::total(sums, networks.peers, d);
-        let (mut items, mut positions) = (vec![0.0; embedding.items.len()], vec![0.0; embedding.positions.len()]);
-        embedding::scatter(&packed.tokens, &packed.blocks, &self.embedded_gradient, &mut items, &mut positions, d);
-        NetworkGradients { items, positions, gain: sums.gain, bias: sums.bias, peers: sums.peers }
+        let EmbeddingParts { items, positions, gain, bias } = embedding_gradients;
+        embedding::scatter(&packed.tokens, &packed.blocks, &self.embedded_gradient, items, positions, d);
+        passes::run(passes::Add { into: gain, addend: &sums.gain });
+        passes::run(passes::Add { into: bias, addend: &sums.bias });
+        sums.peers
     }
 }
 
