@@ -6,6 +6,7 @@
 //! [`bench`] measures all of it.
 
 pub mod bench;
+pub mod caches;
 pub mod checkpoint;
 pub mod cli;
 pub mod collective;

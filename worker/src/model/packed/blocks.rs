@@ -1,11 +1,12 @@
 //! A batch as the processor computes it: real tokens only, in blocks of whole sequences that a core's cache holds.
 
+use crate::caches;
 use crate::data::{Batch, Bucket};
 use std::ops::Range;
 
-/// Tokens of a block, unless one sequence alone is longer. At d = 64 the activations of so many tokens within a layer,
-/// its weights and their gradients fit a second-level cache of 1 MiB.
-const BLOCK_TOKENS: usize = 256;
+/// Bytes of a second-level cache for each token of a block: at d = 64 the activations of 256 tokens within a layer, its weights
+/// and their gradients fit 1 MiB.
+const CACHE_PER_TOKEN: usize = 4 << 10;
 
 /// The sequences of a batch, without padding.
 #[derive(Debug, Default)]
@@ -54,14 +55,19 @@ pub struct Place {
 }
 
 impl Packed {
-    /// Leaves the padding out and cuts blocks.
+    /// Leaves the padding out and cuts blocks that suit this machine's caches.
     pub fn new(batch: &Batch) -> Self {
+        Self::in_blocks(batch, caches::second_level() / CACHE_PER_TOKEN)
+    }
+
+    /// The same, with at most so many tokens in a block, unless one sequence alone is longer.
+    fn in_blocks(batch: &Batch, most: usize) -> Self {
         let mut packed = Self::default();
         let mut ordinal = 0;
         for bucket in &batch.buckets {
             let mut row = 0;
             for place in 0..bucket.sequences {
-                packed.add(bucket, place, ordinal, &mut row);
+                packed.add(bucket, place, ordinal, &mut row, most);
                 ordinal += 1;
             }
         }
@@ -69,9 +75,9 @@ impl Packed {
     }
 
     /// Adds a sequence; `row` is the first of the bucket's rows that is not added yet.
-    fn add(&mut self, bucket: &Bucket, place: usize, ordinal: u32, row: &mut usize) {
+    fn add(&mut self, bucket: &Bucket, place: usize, ordinal: u32, row: &mut usize, most: usize) {
         let (start, length) = (place * bucket.length, bucket.lengths[place]);
-        let full = |block: &Block| block.tokens.len() + length > BLOCK_TOKENS;
+        let full = |block: &Block| block.tokens.len() + length > most;
         if self.blocks.last().is_none_or(full) {
             self.blocks.push(Block::empty(self.tokens.len(), self.rows));
         }
@@ -166,7 +172,7 @@ mod tests {
     fn blocks_are_bounded_and_lanes_share_them_out() {
         let lengths = [100; 11];
         let rows: Vec<(usize, usize)> = (0..11).map(|place| (place, 99)).collect();
-        let packed = Packed::new(&Batch { buckets: vec![bucket(100, &lengths, &rows)], rows: 11 });
+        let packed = Packed::in_blocks(&Batch { buckets: vec![bucket(100, &lengths, &rows)], rows: 11 }, 256);
         assert_eq!(
             packed.blocks.iter().map(|block| block.tokens.len()).collect::<Vec<_>>(),
             [200, 200, 200, 200, 200, 100]
@@ -181,7 +187,8 @@ mod tests {
 
     #[test]
     fn a_long_sequence_has_a_block_of_its_own() {
-        let packed = Packed::new(&Batch { buckets: vec![bucket(900, &[900, 3], &[(0, 899), (1, 2)])], rows: 2 });
+        let packed =
+            Packed::in_blocks(&Batch { buckets: vec![bucket(900, &[900, 3], &[(0, 899), (1, 2)])], rows: 2 }, 256);
         assert_eq!(packed.blocks.iter().map(|block| block.tokens.clone()).collect::<Vec<_>>(), [0..900, 900..903]);
     }
 }
