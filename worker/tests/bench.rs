@@ -67,6 +67,23 @@ fn real_sequences_bring_their_own_catalogue() {
 }
 
 #[test]
+fn the_loss_and_the_collectives_report_what_they_measured() {
+    let output = bench(&["loss", "--rows", "40", "--items", "50", "--peers", "3", "--steps", "2", "--json"]);
+    let loss: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(number(&loss, "loss_ms") > 0.0 && number(&loss, "floor_ms") > 0.0 && number(&loss, "times_floor") > 0.0);
+
+    let output = bench(&["exchange", "--workers", "3", "--sizes", "1KB..10KB", "--json"]);
+    let exchange: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(number(&exchange, "copy_gb_per_s") > 0.0);
+    let cases = exchange["cases"].as_array().unwrap();
+    let names: Vec<(&str, u64)> =
+        cases.iter().map(|case| (case["operation"].as_str().unwrap(), case["bytes"].as_u64().unwrap())).collect();
+    let expected = ["all-reduce", "all-to-all", "all-gather"].map(|name| [(name, 1_000), (name, 10_000)]);
+    assert_eq!(names, expected.concat());
+    assert!(cases.iter().all(|case| number(case, "time_us") > 0.0 && number(case, "bus_gb_per_s") > 0.0));
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused() {
     for (arguments, reason) in [
         (&["step", "--peers", "2", "--workers", "3"][..], "--workers: is 3, but there are only 2 peers"),
@@ -74,6 +91,9 @@ fn what_cannot_be_measured_is_refused() {
         (&["step", "--method", "popularity"], "--method: popularity"),
         (&["step", "--data", "/nowhere/data.txt"], "/nowhere/data.txt"),
         (&["step", "--dropout", "1.5"], "dropout"),
+        (&["loss", "--peers", "1"], "--peers: is 1"),
+        (&["exchange", "--workers", "1"], "--workers: is 1"),
+        (&["exchange", "--sizes", "3XB"], "--sizes: \"3XB\" is no size"),
     ] {
         let output = bench(arguments);
         let error = String::from_utf8(output.stderr).unwrap();
