@@ -66,6 +66,38 @@ fn real_sequences_bring_their_own_catalogue() {
     assert_eq!((&result["items"], &result["tokens"], &result["method"]), (&25.into(), &128.into(), &"single".into()));
 }
 
+/// The model's formula follows the exchange message by message.
+#[test]
+fn the_model_predicts_bytes_exactly() {
+    use medley_common::config::{ExchangeMode, NetworkConfig};
+    use medley_worker::bench::growth::model::Cohort;
+    use medley_worker::bench::work::Work;
+    for (peers, workers, mode) in [(2, 2, "hidden"), (5, 3, "hidden"), (3, 2, "distributions")] {
+        let (t, w) = (peers.to_string(), workers.to_string());
+        let found = step(&["--peers", &t, "--workers", &w, "--exchange", mode]);
+        let work = Work::full(&NetworkConfig::default(), 60, 16, 8, 3);
+        let cohort = Cohort { work, length: 8, peers, workers, cores: workers, truncates: true };
+        let mode = if mode == "hidden" { ExchangeMode::Hidden } else { ExchangeMode::Distributions };
+        let predicted = cohort.traffic(mode).0;
+        assert_eq!(number(&found, "bytes_per_step_per_worker"), predicted as f64, "T={peers} W={workers} {mode:?}");
+    }
+}
+
+#[test]
+fn growth_is_measured_predicted_and_drawn() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = directory.path().to_str().unwrap();
+    let flags = ["growth", "--shapes", "toys", "--peers", "1,2,3", "--steps", "1", "--batch", "4", "--output", output];
+    let done = bench(&flags);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let page = std::fs::read_to_string(directory.path().join("GROWTH.md")).unwrap();
+    for part in ["| toys | 3 |", "bytes, T > 2: 0.0% off", "NVLink", "25 Gb/s", "distributions", "GFLOP/s a core"] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    let svg = std::fs::read_to_string(directory.path().join("growth.svg")).unwrap();
+    assert!(svg.contains("<circle") && svg.contains("toys") && svg.contains("memory of a worker"));
+}
+
 #[test]
 fn the_loss_and_the_collectives_report_what_they_measured() {
     let output = bench(&["loss", "--rows", "40", "--items", "50", "--peers", "3", "--steps", "2", "--json"]);

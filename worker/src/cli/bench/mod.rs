@@ -1,5 +1,7 @@
 //! `medley-worker bench`: how fast this machine takes steps, and what bounds them.
 
+mod growth;
+
 use crate::bench::exchange::{ExchangePart, ExchangeResult, ExchangeSettings, parse_sizes};
 use crate::bench::loss::{LossResult, LossSettings};
 use crate::bench::member::Task;
@@ -20,6 +22,8 @@ pub enum BenchCommand {
     Loss(LossArguments),
     /// Time and bandwidth of the collectives alone, against copying memory
     Exchange(ExchangeArguments),
+    /// How time, bytes and memory grow with the cohort, and a model of it: GROWTH.md and growth.svg
+    Growth(growth::GrowthArguments),
     /// A worker of a measurement; the other commands start it
     #[command(hide = true)]
     Member,
@@ -130,6 +134,7 @@ pub fn run(command: &BenchCommand) -> Result<(), BenchError> {
         BenchCommand::Step(arguments) => step(arguments),
         BenchCommand::Loss(arguments) => loss(arguments),
         BenchCommand::Exchange(arguments) => exchange(arguments),
+        BenchCommand::Growth(arguments) => growth::run(arguments),
         BenchCommand::Member => member::run(),
     }
 }
@@ -147,12 +152,18 @@ fn exchange(arguments: &ExchangeArguments) -> Result<(), BenchError> {
     let sizes = parse_sizes(&arguments.sizes).map_err(|reason| BenchError::Input(format!("--sizes: {reason}")))?;
     let settings = ExchangeSettings { workers: arguments.workers, sizes };
     settings.check()?;
+    print(arguments.json, &measure_exchange(&settings)?, ExchangeResult::table)
+}
+
+/// Measures the collectives under a progress bar.
+fn measure_exchange(settings: &ExchangeSettings) -> Result<ExchangeResult, BenchError> {
     let bar = progress_bar(settings.cases().count());
+    bar.set_message("collectives alone");
     let task = Task::Exchange(settings.clone());
     let parts: Result<Vec<ExchangePart>, _> =
         group::run(&task, settings.workers, &mut |done| bar.set_position(done as u64));
     bar.finish_and_clear();
-    print(arguments.json, &ExchangeResult::of(&settings, &parts?), ExchangeResult::table)
+    Ok(ExchangeResult::of(settings, &parts?))
 }
 
 fn step(arguments: &StepArguments) -> Result<(), BenchError> {
