@@ -1,11 +1,14 @@
 //! Constants from measurements of small cohorts, by least squares over relative errors.
 
 use super::Point;
-use super::model::Constants;
+use super::model::{Cohort, Constants};
 use crate::bench::exchange::{ExchangeResult, Operation};
 
 /// The largest cohort that constants are fitted to.
 pub const FITTED_PEERS: usize = 2;
+
+/// Shorter parts of a step count as this long: errors are relative.
+const LEAST_MS: f64 = 0.001;
 
 /// Fits the constants of a machine with so many cores to the points with at most [`FITTED_PEERS`] peers, and to what the
 /// collectives alone took between two workers.
@@ -15,13 +18,20 @@ pub fn constants(points: &[Point], exchange: &ExchangeResult, cores: usize) -> C
         .filter(|point| point.settings.peers <= FITTED_PEERS)
         .filter_map(|point| point.found.as_ref().map(|found| (point.cohort(cores), found)))
         .collect();
-    let time = least_squares(small.iter().map(|(cohort, found)| {
-        let operations = cohort.operations().map(|operations| operations * cohort.turns());
-        // The exchange is measured by itself.
-        let split = &found.split_ms;
-        let seconds = (found.step_ms - split.exchange - split.reduce).max(0.1 * found.step_ms) / 1e3;
-        (vec![operations[0], operations[1], operations[2], 1.0], seconds)
+    // Each part of a step is fitted to what it consists of; the exchange is measured by itself.
+    let turned = |cohort: &Cohort| cohort.operations().map(|operations| operations * cohort.turns());
+    let encoder = least_squares(small.iter().map(|(cohort, found)| {
+        let [linear, attention, _] = turned(cohort);
+        (vec![linear, attention], (found.split_ms.encoder + found.split_ms.backward).max(LEAST_MS) / 1e3)
     }));
+    let loss = least_squares(
+        small.iter().map(|(cohort, found)| (vec![turned(cohort)[2]], found.split_ms.loss.max(LEAST_MS) / 1e3)),
+    );
+    let fixed = least_squares(
+        small
+            .iter()
+            .map(|(_, found)| (vec![1.0], (found.split_ms.data + found.split_ms.optimizer).max(LEAST_MS) / 1e3)),
+    );
     let memory = least_squares(small.iter().map(|(cohort, found)| {
         let hosted = cohort.hosted() as f64;
         let bytes = found.peak_rss_mb * f64::from(1 << 20) - cohort.parameter_bytes() - cohort.row_bytes();
@@ -29,10 +39,10 @@ pub fn constants(points: &[Point], exchange: &ExchangeResult, cores: usize) -> C
     }));
     let (call_s, byte_s) = exchange_costs(exchange);
     Constants {
-        linear_s: time[0],
-        attention_s: time[1],
-        prediction_s: time[2],
-        fixed_s: time[3],
+        linear_s: encoder[0],
+        attention_s: encoder[1],
+        prediction_s: loss[0],
+        fixed_s: fixed[0],
         byte_s,
         call_s,
         message_s: 0.0,

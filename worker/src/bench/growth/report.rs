@@ -125,7 +125,7 @@ fn machine(constants: &Constants, exchange: &ExchangeResult) -> String {
             "too cheap to be told apart".into()
         }
     };
-    let from = "fitted to step times at T = 1 and 2";
+    let from = "fitted to the parts of steps at T = 1 and 2";
     let alone = format!("`bench exchange` with {} workers", exchange.workers);
     let memory = "fitted to peak memory at T = 1 and 2";
     format!(
