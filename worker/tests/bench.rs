@@ -4,7 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::Value;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 const TINY: [&str; 12] =
     ["--items", "60", "--length", "8", "--masks", "3", "--batch", "16", "--steps", "2", "--warmup", "1"];
@@ -113,6 +114,37 @@ fn the_loss_and_the_collectives_report_what_they_measured() {
     let expected = ["all-reduce", "all-to-all", "all-gather"].map(|name| [(name, 1_000), (name, 10_000)]);
     assert_eq!(names, expected.concat());
     assert!(cases.iter().all(|case| number(case, "time_us") > 0.0 && number(case, "bus_gb_per_s") > 0.0));
+}
+
+/// Not even a launcher that is killed leaves its workers behind.
+#[test]
+fn workers_end_with_whoever_measures() {
+    let mut launcher = Command::new(env!("CARGO_BIN_EXE_medley-worker"))
+        .args(["bench", "step", "--workers", "2", "--threads", "1"])
+        .args(TINY.iter().map(|flag| if *flag == "2" { "1000000" } else { *flag }))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let list = format!("/proc/{0}/task/{0}/children", launcher.id());
+    let until = Instant::now() + Duration::from_secs(60);
+    let mut workers = Vec::new();
+    while workers.len() < 2 && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(10));
+        let children = std::fs::read_to_string(&list).unwrap();
+        workers = children.split_whitespace().map(str::to_owned).collect();
+    }
+    launcher.kill().unwrap();
+    launcher.wait().unwrap();
+    assert_eq!(workers.len(), 2);
+    // A process that ended may wait for the system to take note of it.
+    let runs = |worker: &String| {
+        let status = std::fs::read_to_string(format!("/proc/{worker}/stat")).unwrap_or_default();
+        !status.is_empty() && !status.contains(") Z ")
+    };
+    while workers.iter().any(runs) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(!workers.iter().any(runs));
 }
 
 #[test]

@@ -32,10 +32,10 @@ pub enum BenchCommand {
 /// Time of a training step: dropout, losses, exchange, update and all.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  medley-worker bench step --shape ml-1m                        two peers in one worker on all cores
-  medley-worker bench step --shape ml-1m --peers 4 --workers 4  a worker process a peer, over loopback
-  medley-worker bench step --shape toys --data data/toys.txt    real sequences
-  medley-worker bench step --shape chi-18 --json                one JSON object, times in milliseconds")]
+  medley-worker bench step                                  ML-1M's shape, two peers in one worker
+  medley-worker bench step --peers 4 --workers 4            a worker process a peer, over loopback
+  medley-worker bench step --shape toys --data FILE         real sequences
+  medley-worker bench step --shape chi-18 --json            one JSON object, times in milliseconds")]
 pub struct StepArguments {
     /// Catalogue, sequence length and masks of a data set: synthetic sequences of full length
     #[arg(long, value_enum, default_value = "ml-1m")]
