@@ -5,10 +5,10 @@ SHELL := /usr/bin/env bash
 .DEFAULT_GOAL := help
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help setup build demo test lint fmt clippy deny doc bench clean
+.PHONY: help setup build demo test lint fmt clippy deny doc bench bench-kernels bench-gate bench-growth clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## check the tools and install libtorch (GPU=1: with CUDA and NCCL); seconds when done before
 	@scripts/setup
@@ -24,6 +24,7 @@ test: setup ## every test
 	@# The tests of whole jobs start the binaries, which cargo test alone would not build.
 	cargo build --locked --bins
 	cargo test --locked --workspace
+	python3 -m unittest discover --quiet --start-directory bench/tests
 
 lint: fmt clippy deny doc ## formatting, clippy, licences and sources of dependencies, documentation
 
@@ -40,9 +41,18 @@ doc: setup
 	@# Private items too: the first file of a folder is a table of contents of its private modules.
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --workspace --no-deps --document-private-items
 
-bench: setup ## criterion benchmarks of the worker's kernels on this machine; reports in target/criterion
-	@echo "bench: measures the worker's own code on $$(nproc) cores of this machine, against its last run here (target/criterion)"
+bench: build ## ours beside the eager PyTorch program, by turns: bench/RESULTS.md (QUICK=1: a look of a few minutes)
+	python3 bench/run.py compare $(if $(QUICK),--quick)
+
+bench-kernels: setup ## criterion benchmarks of the loss kernel and the collectives; reports in target/criterion
+	@echo "bench-kernels: the worker's own code on $$(nproc) cores of this machine, against its last run here (target/criterion)"
 	cargo bench --locked --package medley-worker
+
+bench-gate: build ## fails when a step or the loss got slower against its matrix products (UPDATE=1: store what is so now)
+	python3 bench/run.py gate $(if $(UPDATE),--update)
+
+bench-growth: build ## how time, bytes and memory grow with the cohort, and a model of it: bench/GROWTH.md
+	$(TARGET)/release/medley-worker bench growth --output bench
 
 clean: ## remove what cargo built (libtorch in the cache and runs/ stay)
 	cargo clean

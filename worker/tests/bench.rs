@@ -4,7 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::Value;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 const TINY: [&str; 12] =
     ["--items", "60", "--length", "8", "--masks", "3", "--batch", "16", "--steps", "2", "--warmup", "1"];
@@ -66,6 +67,86 @@ fn real_sequences_bring_their_own_catalogue() {
     assert_eq!((&result["items"], &result["tokens"], &result["method"]), (&25.into(), &128.into(), &"single".into()));
 }
 
+/// The model's formula follows the exchange message by message.
+#[test]
+fn the_model_predicts_bytes_exactly() {
+    use medley_common::config::{ExchangeMode, NetworkConfig};
+    use medley_worker::bench::growth::model::Cohort;
+    use medley_worker::bench::work::Work;
+    for (peers, workers, mode) in [(2, 2, "hidden"), (5, 3, "hidden"), (3, 2, "distributions")] {
+        let (t, w) = (peers.to_string(), workers.to_string());
+        let found = step(&["--peers", &t, "--workers", &w, "--exchange", mode]);
+        let work = Work::full(&NetworkConfig::default(), 60, 16, 8, 3);
+        let cohort = Cohort { work, length: 8, peers, workers, cores: workers, truncates: true };
+        let mode = if mode == "hidden" { ExchangeMode::Hidden } else { ExchangeMode::Distributions };
+        let predicted = cohort.traffic(mode).0;
+        assert_eq!(number(&found, "bytes_per_step_per_worker"), predicted as f64, "T={peers} W={workers} {mode:?}");
+    }
+}
+
+#[test]
+fn growth_is_measured_predicted_and_drawn() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = directory.path().to_str().unwrap();
+    let flags = ["growth", "--shapes", "toys", "--peers", "1,2,3", "--steps", "1", "--batch", "4", "--output", output];
+    let done = bench(&flags);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let page = std::fs::read_to_string(directory.path().join("GROWTH.md")).unwrap();
+    for part in ["| toys | 3 |", "bytes, T > 2: 0.0% off", "NVLink", "25 Gb/s", "distributions", "GFLOP/s a core"] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    let svg = std::fs::read_to_string(directory.path().join("growth.svg")).unwrap();
+    assert!(svg.contains("<circle") && svg.contains("toys") && svg.contains("memory of a worker"));
+}
+
+#[test]
+fn the_loss_and_the_collectives_report_what_they_measured() {
+    let output = bench(&["loss", "--rows", "40", "--items", "50", "--peers", "3", "--steps", "2", "--json"]);
+    let loss: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(number(&loss, "loss_ms") > 0.0 && number(&loss, "floor_ms") > 0.0 && number(&loss, "times_floor") > 0.0);
+
+    let output = bench(&["exchange", "--workers", "3", "--sizes", "1KB..10KB", "--json"]);
+    let exchange: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(number(&exchange, "copy_gb_per_s") > 0.0);
+    let cases = exchange["cases"].as_array().unwrap();
+    let names: Vec<(&str, u64)> =
+        cases.iter().map(|case| (case["operation"].as_str().unwrap(), case["bytes"].as_u64().unwrap())).collect();
+    let expected = ["all-reduce", "all-to-all", "all-gather"].map(|name| [(name, 1_000), (name, 10_000)]);
+    assert_eq!(names, expected.concat());
+    assert!(cases.iter().all(|case| number(case, "time_us") > 0.0 && number(case, "bus_gb_per_s") > 0.0));
+}
+
+/// Not even a launcher that is killed leaves its workers behind.
+#[test]
+fn workers_end_with_whoever_measures() {
+    let mut launcher = Command::new(env!("CARGO_BIN_EXE_medley-worker"))
+        .args(["bench", "step", "--workers", "2", "--threads", "1"])
+        .args(TINY.iter().map(|flag| if *flag == "2" { "1000000" } else { *flag }))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let list = format!("/proc/{0}/task/{0}/children", launcher.id());
+    let until = Instant::now() + Duration::from_secs(60);
+    let mut workers = Vec::new();
+    while workers.len() < 2 && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(10));
+        let children = std::fs::read_to_string(&list).unwrap();
+        workers = children.split_whitespace().map(str::to_owned).collect();
+    }
+    launcher.kill().unwrap();
+    launcher.wait().unwrap();
+    assert_eq!(workers.len(), 2);
+    // A process that ended may wait for the system to take note of it.
+    let runs = |worker: &String| {
+        let status = std::fs::read_to_string(format!("/proc/{worker}/stat")).unwrap_or_default();
+        !status.is_empty() && !status.contains(") Z ")
+    };
+    while workers.iter().any(runs) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(!workers.iter().any(runs));
+}
+
 #[test]
 fn what_cannot_be_measured_is_refused() {
     for (arguments, reason) in [
@@ -74,6 +155,9 @@ fn what_cannot_be_measured_is_refused() {
         (&["step", "--method", "popularity"], "--method: popularity"),
         (&["step", "--data", "/nowhere/data.txt"], "/nowhere/data.txt"),
         (&["step", "--dropout", "1.5"], "dropout"),
+        (&["loss", "--peers", "1"], "--peers: is 1"),
+        (&["exchange", "--workers", "1"], "--workers: is 1"),
+        (&["exchange", "--sizes", "3XB"], "--sizes: \"3XB\" is no size"),
     ] {
         let output = bench(arguments);
         let error = String::from_utf8(output.stderr).unwrap();

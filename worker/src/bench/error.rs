@@ -3,6 +3,7 @@
 use crate::collective::CollectiveError;
 use crate::data::DataError;
 use crate::train::TrainError;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Why there is no measurement.
@@ -48,6 +49,14 @@ pub enum BenchError {
         rank: usize,
         /// What it said.
         line: String,
+    },
+    /// A result cannot be written.
+    #[error("{path}: cannot write: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
     },
     /// Processes or pipes.
     #[error("cannot {what}: {source}")]

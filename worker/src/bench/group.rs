@@ -3,6 +3,7 @@
 use super::BenchError;
 use super::member::{Assignment, Message, Task};
 use medley_common::environment::{OPENMP_SPIN_COUNT, OPENMP_WAIT_POLICY};
+use serde::de::DeserializeOwned;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -23,7 +24,11 @@ const SPIN_COUNT: &str = "1000";
 ///
 /// # Errors
 /// The first failure that a member told, or that it ended without a result.
-pub fn run(task: &Task, workers: usize, progress: &mut dyn FnMut(usize)) -> Result<Vec<serde_json::Value>, BenchError> {
+pub fn run<Part: DeserializeOwned>(
+    task: &Task,
+    workers: usize,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Part>, BenchError> {
     let (said, heard) = channel();
     let mut members = Vec::with_capacity(workers);
     for rank in 0..workers {
@@ -52,7 +57,10 @@ pub fn run(task: &Task, workers: usize, progress: &mut dyn FnMut(usize)) -> Resu
         }
     }
     members.iter_mut().for_each(Member::let_go);
-    Ok(found.into_iter().flatten().collect())
+    let typed = |(rank, part)| {
+        serde_json::from_value(part).map_err(|error| BenchError::Unintelligible { rank, line: error.to_string() })
+    };
+    found.into_iter().flatten().enumerate().map(typed).collect()
 }
 
 fn unexpected(rank: usize, message: &Message) -> BenchError {

@@ -1,6 +1,8 @@
 //! What a worker process of a measurement does: it says where it listens, hears its task, meets the others, measures, and
 //! says what it found. It speaks JSON, a line a message, over standard input and output.
 
+use super::exchange::{self, ExchangeSettings};
+use super::loss::{self, LossSettings};
 use super::settings::StepSettings;
 use super::{BenchError, step};
 use crate::cli::use_threads;
@@ -29,6 +31,10 @@ pub struct Assignment {
 pub enum Task {
     /// Steps of a cohort.
     Step(StepSettings),
+    /// The loss.
+    Loss(LossSettings),
+    /// The collectives.
+    Exchange(ExchangeSettings),
 }
 
 /// What a member says.
@@ -88,6 +94,13 @@ fn take_part(output: &mut dyn Write) -> Result<serde_json::Value, BenchError> {
         Task::Step(settings) => {
             use_threads(settings.threads);
             serde_json::to_value(step::measure(settings, meet(&listener, &assignment)?, announce)?)
+        }
+        Task::Loss(settings) => {
+            use_threads(settings.threads);
+            serde_json::to_value(loss::measure(settings)?)
+        }
+        Task::Exchange(settings) => {
+            serde_json::to_value(exchange::measure(settings, meet(&listener, &assignment)?, announce)?)
         }
     };
     found.map_err(|error| BenchError::System { what: "write the result", source: error.into() })

@@ -6,6 +6,8 @@
 //! - [`work`]: the floating-point operations of a step's matrix products, by formula;
 //! - [`products`]: how fast this process computes those products when it does nothing else;
 //! - [`step`]: one worker's part of a measured cohort; [`result`](mod@result): all workers' parts put together;
+//! - [`loss`]: the cross-peer loss alone; [`exchange`]: the collectives alone;
+//! - [`growth`]: how all of it grows with the cohort, measured and modelled;
 //! - [`group`]: worker processes of a measurement, started and heard; [`member`]: what such a process does;
 //! - [`error`]: what can go wrong.
 //!
@@ -15,7 +17,10 @@
 
 pub mod batches;
 pub mod error;
+pub mod exchange;
 pub mod group;
+pub mod growth;
+pub mod loss;
 pub mod member;
 pub mod products;
 pub mod result;

@@ -70,12 +70,9 @@ impl Measured {
 
     /// Measures `left · right`, either both matrices or both batches of them, and counts it `times` times.
     pub fn add(&mut self, left: &Tensor, right: &Tensor, times: f64) {
-        let (rows, inner) = (left.size(), *left.size().last().unwrap_or(&0));
-        let columns = *right.size().last().unwrap_or(&0);
-        let mut shape = rows.clone();
-        if let Some(last) = shape.last_mut() {
-            *last = columns;
-        }
+        let mut shape = left.size();
+        let inner = shape.pop().unwrap_or(0);
+        shape.push(right.size().last().copied().unwrap_or(0));
         let out = Tensor::zeros(&shape[..], (Kind::Float, left.device()));
         let run = || {
             let _ = if shape.len() == 2 { left.mm_out(&out, right) } else { left.bmm_out(&out, right) };

@@ -96,16 +96,8 @@ impl StepResult {
     /// Puts the workers' parts together.
     ///
     /// # Errors
-    /// When a part is not one.
-    pub fn of(settings: &StepSettings, parts: Vec<serde_json::Value>) -> Result<Self, BenchError> {
-        let parts: Vec<StepPart> = parts
-            .into_iter()
-            .enumerate()
-            .map(|(rank, part)| {
-                serde_json::from_value(part)
-                    .map_err(|error| BenchError::Unintelligible { rank, line: error.to_string() })
-            })
-            .collect::<Result<_, _>>()?;
+    /// What the configuration of the settings refuses.
+    pub fn of(settings: &StepSettings, parts: &[StepPart]) -> Result<Self, BenchError> {
         let steps = settings.steps;
         let over_steps = |value: &dyn Fn(usize) -> f64| median(&mut (0..steps).map(value).collect::<Vec<_>>());
         let slowest = |step: usize| parts.iter().map(|part| part.laps[step].step_ms).fold(0.0, f64::max);

@@ -1,5 +1,9 @@
 //! `medley-worker bench`: how fast this machine takes steps, and what bounds them.
 
+mod growth;
+
+use crate::bench::exchange::{ExchangePart, ExchangeResult, ExchangeSettings, parse_sizes};
+use crate::bench::loss::{LossResult, LossSettings};
 use crate::bench::member::Task;
 use crate::bench::{BenchError, Shape, StepResult, StepSettings, group, member};
 use crate::data;
@@ -14,6 +18,12 @@ use std::path::PathBuf;
 pub enum BenchCommand {
     /// Time of a training step, its parts, and how far it is from its matrix products alone
     Step(StepArguments),
+    /// Time of the cross-peer loss alone, against its three matrix products
+    Loss(LossArguments),
+    /// Time and bandwidth of the collectives alone, against copying memory
+    Exchange(ExchangeArguments),
+    /// How time, bytes and memory grow with the cohort, and a model of it: GROWTH.md and growth.svg
+    Growth(growth::GrowthArguments),
     /// A worker of a measurement; the other commands start it
     #[command(hide = true)]
     Member,
@@ -22,10 +32,10 @@ pub enum BenchCommand {
 /// Time of a training step: dropout, losses, exchange, update and all.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  medley-worker bench step --shape ml-1m                        two peers in one worker on all cores
-  medley-worker bench step --shape ml-1m --peers 4 --workers 4  a worker process a peer, over loopback
-  medley-worker bench step --shape toys --data data/toys.txt    real sequences
-  medley-worker bench step --shape chi-18 --json                one JSON object, times in milliseconds")]
+  medley-worker bench step                                  ML-1M's shape, two peers in one worker
+  medley-worker bench step --peers 4 --workers 4            a worker process a peer, over loopback
+  medley-worker bench step --shape toys --data FILE         real sequences
+  medley-worker bench step --shape chi-18 --json            one JSON object, times in milliseconds")]
 pub struct StepArguments {
     /// Catalogue, sequence length and masks of a data set: synthetic sequences of full length
     #[arg(long, value_enum, default_value = "ml-1m")]
@@ -74,12 +84,86 @@ pub struct StepArguments {
     masks: Option<usize>,
 }
 
+/// The cross-peer loss, with all peers in one process: hidden rows in, all gradients out.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: medley-worker bench loss --rows 2560 --items 3416 --peers 4")]
+pub struct LossArguments {
+    /// R, rows of a batch
+    #[arg(long, value_name = "N", default_value_t = 2560)]
+    rows: usize,
+    /// V, items of the catalogue
+    #[arg(long, value_name = "N", default_value_t = 3416)]
+    items: usize,
+    /// T
+    #[arg(long, value_name = "T", default_value_t = 4)]
+    peers: usize,
+    /// Threads; 0: all cores
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// Measured repetitions
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    steps: usize,
+    /// One JSON object on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+/// All-reduce, all-to-all and all-gather between worker processes over loopback.
+#[derive(Debug, Args)]
+#[command(after_help = "Sizes and bus bandwidth are defined as in NCCL's tests: of S bytes an all-reduce sends
+2 S (W-1)/W from each worker, the others S (W-1)/W.
+
+Examples:
+  medley-worker bench exchange --workers 2
+  medley-worker bench exchange --workers 4 --sizes 64KB,4MB --json")]
+pub struct ExchangeArguments {
+    /// W, worker processes
+    #[arg(long, value_name = "W", default_value_t = 2)]
+    workers: usize,
+    /// Sizes of a call: a list, or a range in powers of ten
+    #[arg(long, value_name = "SIZES", default_value = "1KB..100MB")]
+    sizes: String,
+    /// One JSON object on standard output
+    #[arg(long)]
+    json: bool,
+}
+
 /// Runs a measurement; results go to standard output.
 pub fn run(command: &BenchCommand) -> Result<(), BenchError> {
     match command {
         BenchCommand::Step(arguments) => step(arguments),
+        BenchCommand::Loss(arguments) => loss(arguments),
+        BenchCommand::Exchange(arguments) => exchange(arguments),
+        BenchCommand::Growth(arguments) => growth::run(arguments),
         BenchCommand::Member => member::run(),
     }
+}
+
+fn loss(arguments: &LossArguments) -> Result<(), BenchError> {
+    let threads = if arguments.threads == 0 { cores() } else { arguments.threads };
+    let &LossArguments { rows, items, peers, steps, .. } = arguments;
+    let settings = LossSettings { rows, items, peers, threads, steps };
+    settings.check()?;
+    let results: Vec<LossResult> = group::run(&Task::Loss(settings), 1, &mut |_| {})?;
+    results.iter().try_for_each(|result| print(arguments.json, result, LossResult::table))
+}
+
+fn exchange(arguments: &ExchangeArguments) -> Result<(), BenchError> {
+    let sizes = parse_sizes(&arguments.sizes).map_err(|reason| BenchError::Input(format!("--sizes: {reason}")))?;
+    let settings = ExchangeSettings { workers: arguments.workers, sizes };
+    settings.check()?;
+    print(arguments.json, &measure_exchange(&settings)?, ExchangeResult::table)
+}
+
+/// Measures the collectives under a progress bar.
+fn measure_exchange(settings: &ExchangeSettings) -> Result<ExchangeResult, BenchError> {
+    let bar = progress_bar(settings.cases().count());
+    bar.set_message("collectives alone");
+    let task = Task::Exchange(settings.clone());
+    let parts: Result<Vec<ExchangePart>, _> =
+        group::run(&task, settings.workers, &mut |done| bar.set_position(done as u64));
+    bar.finish_and_clear();
+    Ok(ExchangeResult::of(settings, &parts?))
 }
 
 fn step(arguments: &StepArguments) -> Result<(), BenchError> {
@@ -99,7 +183,7 @@ fn measure_step(settings: &StepSettings) -> Result<StepResult, BenchError> {
         }
     });
     bar.finish_and_clear();
-    StepResult::of(settings, parts?)
+    StepResult::of(settings, &parts?)
 }
 
 impl StepArguments {
