@@ -4,7 +4,7 @@
 //! Measured are all products of [`Work`], forward and backward, by libtorch on all of this process's threads, in
 //! single precision, with operands of the batch's own sizes and results written to memory that is already there:
 //! - projections and feed-forward: `[N, d]` by `[d, 3d]`, `[d, d]`, `[d, f]`, `[N, f]` by `[f, d]`, and for each the two
-//!   products of its gradient;
+//!   products of its gradient; of the last layer what the rows need;
 //! - attention: of all sequences and heads at once, `[l, d/heads]` by `[d/heads, l]`, `[l, l]` by `[l, d/heads]`, and
 //!   the four of the gradient; l is the root of the mean squared length where lengths differ;
 //! - prediction: the transform of `[R, d]`, and the logits of chunks of rows that fit a core's second-level cache,
@@ -99,18 +99,23 @@ impl Measured {
 }
 
 fn linear(work: &Work, total: &mut Measured) {
-    let (n, d, f) = (work.tokens as i64, work.dimension as i64, work.feed_forward as i64);
-    let layers = work.layers as f64;
+    let (n, rows, d, f) = (work.tokens as i64, work.rows as i64, work.dimension as i64, work.feed_forward as i64);
+    let whole = work.layers.saturating_sub(1) as f64;
     for (inputs, outputs) in [(d, 3 * d), (d, d), (d, f), (f, d)] {
-        total.add_layer(n, inputs, outputs, layers);
+        total.add_layer(n, inputs, outputs, whole);
+    }
+    total.add_layer(n, d, 2 * d, 1.0);
+    for (inputs, outputs) in [(d, d), (d, d), (d, f), (f, d)] {
+        total.add_layer(rows, inputs, outputs, 1.0);
     }
 }
 
 fn attention(work: &Work, total: &mut Measured) {
     let (batch, width) = ((work.sequences * work.heads) as i64, (work.dimension / work.heads) as i64);
     let length = (work.pairs as f64 / work.sequences as f64).sqrt().round().max(1.0) as i64;
-    // The rounded length's operations are scaled to the true ones.
-    let times = work.layers as f64 * work.pairs as f64 / (work.sequences as f64 * (length * length) as f64);
+    // The rounded length's operations are scaled to the true ones, and the last layer's rows count at the rate of all.
+    let pairs = work.layers.saturating_sub(1) as f64 * work.pairs as f64 + work.row_pairs as f64;
+    let times = pairs / (work.sequences as f64 * (length * length) as f64);
     let wide = random(&[batch, length, width]);
     let square = random(&[batch, length, length]);
     // Scores, and likewise the gradient of the weights.

@@ -36,4 +36,4 @@ pub use chunk::{ChunkRows, LossError, LossKernel};
 pub use spec::{Exclusivity, LossSpec, Teacher};
 pub use sums::{LossSums, PeerLosses, RowLosses};
 pub use teachers::minimum_groups;
-pub use truncation::{RankBase, RankOver, RankRule, Truncation, truncated_rows};
+pub use truncation::{RankBase, RankOver, RankRule, Truncation, count_hardest, truncated_rows};

@@ -89,14 +89,29 @@ pub fn truncated_rows(
     slots: usize,
     truncation: &Truncation,
 ) -> Vec<bool> {
+    let peers = cross_entropies.len();
+    if peers < 2 {
+        return vec![false; cross_entropies.first().map_or(0, |peer| peer.len())];
+    }
+    let counts = count_hardest(cross_entropies, weights, slots, truncation);
+    counts.into_iter().map(|count| count as usize == peers).collect()
+}
+
+/// For how many of some peers of a cohort each row qualifies. Counts of a cohort's peers, which may be taken in different
+/// places, add up: a row is truncated where the sum is T. Arguments, order and cost are those of [`truncated_rows`].
+pub fn count_hardest(
+    cross_entropies: &[&[f64]],
+    weights: Option<&[f32]>,
+    slots: usize,
+    truncation: &Truncation,
+) -> Vec<u32> {
     let rows = cross_entropies.first().map_or(0, |peer| peer.len());
     if let Some(weights) = weights {
         assert_eq!(weights.len(), rows, "one weight a row");
     }
     let mut real: Vec<usize> = (0..rows).filter(|&row| weights.is_none_or(|weights| weights[row] != 0.0)).collect();
-    let cohort = cross_entropies.len() > 1;
-    let qualifying = if cohort { truncation.qualifying_rows(real.len(), slots.max(rows)) } else { 0 };
-    let mut peers_for = vec![0; rows];
+    let qualifying = truncation.qualifying_rows(real.len(), slots.max(rows));
+    let mut counts = vec![0; rows];
     if qualifying > 0 {
         for peer in cross_entropies {
             assert_eq!(peer.len(), rows, "one cross-entropy a row and peer");
@@ -105,11 +120,11 @@ pub fn truncated_rows(
                 real.select_nth_unstable_by(qualifying, descending);
             }
             for &row in &real[..qualifying] {
-                peers_for[row] += 1;
+                counts[row] += 1;
             }
         }
     }
-    peers_for.into_iter().map(|peers| qualifying > 0 && peers == cross_entropies.len()).collect()
+    counts
 }
 
 /// Total order in which 0 equals -0, as the tie rule wants, and NaN is largest.

@@ -111,9 +111,12 @@ impl Cohort {
         }
         // Rows and their gradients, or distributions alone; then the all-reduce and the report.
         let losses = if mode == ExchangeMode::Distributions { 1 } else { 2 };
-        let calls = losses + usize::from(self.truncates) + 2;
+        // Cross-entropies to their peers, which two of the modes have at home, and the all-reduce of counts.
+        let entropies = usize::from(self.truncates && mode == ExchangeMode::Hidden);
+        let reduces = 1 + usize::from(self.truncates);
+        let calls = losses + entropies + reduces + 1;
         // An all-reduce is two messages to each of the others.
-        let messages = (calls + 1) * (self.workers - 1);
+        let messages = (calls + reduces) * (self.workers - 1);
         let floats = (0..self.workers).map(|rank| self.floats(mode, rank)).max().unwrap_or(0);
         (4 * floats + HEADER_BYTES * messages, messages, calls)
     }
@@ -133,12 +136,9 @@ impl Cohort {
             ExchangeMode::Logits => there_and_back * self.work.items,
             ExchangeMode::Distributions => others * hosted(rank) * total * self.work.items,
         };
-        let entropies = match (self.truncates, mode) {
-            (false, _) => 0,
-            // Those of all peers on the own shard, or of the own peers on all rows.
-            (true, ExchangeMode::Hidden) => others * self.peers * rows(rank),
-            (true, _) => others * hosted(rank) * total,
-        };
+        // Cross-entropies of the own shard to the peers' workers, and an all-reduce of one count a row.
+        let to_peers = if mode == ExchangeMode::Hidden { foreign_peers * rows(rank) } else { 0 };
+        let entropies = if self.truncates { to_peers + foreign_rows + others * rows(rank) } else { 0 };
         let reduce = parameters - part(rank) + others * part(rank);
         let report = others * FLOATS_A_NUMBER * (WORKER_NUMBERS + LOSS_NUMBERS * self.peers + hosted(rank));
         losses + entropies + reduce + report
