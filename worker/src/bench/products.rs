@@ -1,5 +1,5 @@
-//! How fast this process computes a step's matrix products when it computes nothing else: the floor below which no step
-//! that is made of plain products can fall.
+//! How fast this process computes a step's matrix products when it computes nothing else: the yardstick of a step. It is no
+//! lower bound, though called a floor: products of blocks that stay in cache can be faster than these of the whole batch.
 //!
 //! Measured are all products of [`Work`], forward and backward, by libtorch on all of this process's threads, in
 //! single precision, with operands of the batch's own sizes and results written to memory that is already there:

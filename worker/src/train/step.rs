@@ -52,7 +52,7 @@ pub struct Split {
     pub encoder: Duration,
     /// Waiting for and moving hidden rows, logits or distributions.
     pub exchange: Duration,
-    /// Logits and losses of this worker's rows.
+    /// Logits and losses of this worker's rows, and all else that is done with rows between the passes of the encoders.
     pub loss: Duration,
     /// Hosted encoders, backward.
     pub backward: Duration,
@@ -100,8 +100,8 @@ impl Learner {
         let rows =
             Rows { targets: &targets, loss: plan.loss(step), truncation: plan.truncation(step), slots: plan.slots() };
         let mut gradients = exchange.gradients(&mut self.network.shared, &hidden, rows)?;
-        (split.exchange, split.loss) = (gradients.exchange_time, gradients.loss_time);
-        lap.time();
+        split.exchange = gradients.exchange_time;
+        split.loss = lap.time() - gradients.exchange_time;
 
         let private = self.network.backward(&gradients.hidden, &mut gradients.shared);
         split.backward = lap.time();

@@ -59,7 +59,6 @@ impl Cluster {
             process_bytes: PROCESS_BYTES,
             token_bytes: TOKEN_BYTES,
             // Attention weights are not kept by fused attention.
-            pair_bytes: 0.0,
         }
     }
 

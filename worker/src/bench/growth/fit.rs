@@ -27,15 +27,13 @@ pub fn constants(points: &[Point], exchange: &ExchangeResult, cores: usize) -> C
     let loss = least_squares(
         small.iter().map(|(cohort, found)| (vec![turned(cohort)[2]], found.split_ms.loss.max(LEAST_MS) / 1e3)),
     );
-    let fixed = least_squares(
-        small
-            .iter()
-            .map(|(_, found)| (vec![1.0], (found.split_ms.data + found.split_ms.optimizer).max(LEAST_MS) / 1e3)),
-    );
+    let fixed = least_squares(small.iter().map(|(cohort, found)| {
+        (vec![cohort.turns()], (found.split_ms.data + found.split_ms.optimizer).max(LEAST_MS) / 1e3)
+    }));
     let memory = least_squares(small.iter().map(|(cohort, found)| {
         let hosted = cohort.hosted() as f64;
         let bytes = found.peak_rss_mb * f64::from(1 << 20) - cohort.parameter_bytes() - cohort.row_bytes();
-        (vec![1.0, hosted * cohort.work.tokens as f64, hosted * cohort.work.pairs as f64], bytes.max(1.0))
+        (vec![1.0, hosted * cohort.work.tokens as f64], bytes.max(1.0))
     }));
     let (call_s, byte_s) = exchange_costs(exchange);
     Constants {
@@ -48,7 +46,6 @@ pub fn constants(points: &[Point], exchange: &ExchangeResult, cores: usize) -> C
         message_s: 0.0,
         process_bytes: memory[0],
         token_bytes: memory[1],
-        pair_bytes: memory[2],
     }
 }
 

@@ -7,14 +7,15 @@
 //! that it goes with, or in the constant part of a step.
 //!
 //! **Bytes** are those that the worker sends that sends most. With R rows, width d, P shared parameters, t hosted peers and
-//! shards of R/W rows, a step in `hidden` mode is five calls: hidden rows to their owners, cross-entropies to everybody
-//! (where noise is sought), gradients back, an all-reduce of P, and a gathering of norms and losses. The formula follows
+//! shards of R/W rows, a step in `hidden` mode is six calls: hidden rows to their owners, their cross-entropies to the
+//! peers' workers and an all-reduce of one count a row (both where noise is sought), gradients back, an all-reduce of P, and
+//! a gathering of norms and losses. The formula follows
 //! the code message by message, frame headers included, and is exact. `logits` sends V floats in the place of each d,
 //! `distributions` R·V for every hosted peer to every worker; both do so in many chunks, whose headers are left out.
 //!
-//! **Time** of a step: `fixed + Σ work · cost / speed-up + bytes / bandwidth + calls · latency + messages · overhead`. The
+//! **Time** of a step: `(fixed + Σ work · cost) / speed-up + bytes / bandwidth + calls · latency + messages · overhead`. The
 //! speed-up of W workers on few cores is the number of cores that they have between them. **Memory** of a worker:
-//! `process + parameters · 20 bytes + t (tokens · a + pairs · b) + what it exchanges`, where pairs are the squared lengths.
+//! `process + parameters · 20 bytes + t · tokens · a + what it exchanges`: attention weights are never kept.
 
 use crate::bench::work::Work;
 use crate::collective::{HEADER_BYTES, shard};
@@ -41,7 +42,7 @@ pub struct Cohort {
 /// What a unit of each kind costs on a machine.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Constants {
-    /// Seconds a step takes beside all that grows.
+    /// Seconds that a worker with a core, or device, of its own needs in a step beside all that grows.
     pub fixed_s: f64,
     /// Seconds per operation of projections and feed-forward layers, on one core or device.
     pub linear_s: f64,
@@ -59,8 +60,6 @@ pub struct Constants {
     pub process_bytes: f64,
     /// Bytes of a hosted peer per token of the batch: activations, kept for the way back.
     pub token_bytes: f64,
-    /// Bytes of a hosted peer per pair of positions of a sequence: attention weights.
-    pub pair_bytes: f64,
 }
 
 /// What the model says of a cohort's step.
@@ -188,12 +187,12 @@ impl Constants {
         let exchange_seconds =
             bytes as f64 * self.byte_s + calls as f64 * self.call_s + messages as f64 * self.message_s;
         let hosted = cohort.hosted() as f64;
-        let activations =
-            hosted * (cohort.work.tokens as f64 * self.token_bytes + cohort.work.pairs as f64 * self.pair_bytes);
+        let activations = hosted * cohort.work.tokens as f64 * self.token_bytes;
         // Whole distributions lie in memory as they come and go.
         let buffers = if mode == ExchangeMode::Hidden { 0.0 } else { 2.0 * bytes as f64 / cohort.peers.max(1) as f64 };
         Prediction {
-            seconds: self.fixed_s + compute * cohort.turns() + exchange_seconds,
+            // Every worker builds the batch and updates all shared parameters, and waits for its turn at that too.
+            seconds: (self.fixed_s + compute) * cohort.turns() + exchange_seconds,
             exchange_seconds,
             bytes: bytes as f64,
             memory_bytes: self.process_bytes + cohort.parameter_bytes() + cohort.row_bytes() + activations + buffers,
@@ -223,7 +222,6 @@ mod tests {
         message_s: 0.0,
         process_bytes: 1e8,
         token_bytes: 0.0,
-        pair_bytes: 0.0,
     };
 
     #[test]

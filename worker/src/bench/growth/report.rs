@@ -137,8 +137,7 @@ fn machine(constants: &Constants, exchange: &ExchangeResult) -> String {
          | bytes | {:.2} GB/s a worker | {alone}, largest all-to-all |\n\
          | a call between workers | {:.0} us | {alone}, smallest all-to-all |\n\
          | a process | {:.0} MB | {memory} |\n\
-         | a token of a hosted peer | {:.1} KB | {memory} |\n\
-         | a pair of positions of a hosted peer | {:.1} B | {memory} |\n",
+         | a token of a hosted peer | {:.1} KB | {memory} |\n",
         rate(constants.linear_s),
         rate(constants.attention_s),
         rate(constants.prediction_s),
@@ -147,7 +146,6 @@ fn machine(constants: &Constants, exchange: &ExchangeResult) -> String {
         1e6 * constants.call_s,
         constants.process_bytes / f64::from(1 << 20),
         constants.token_bytes / 1e3,
-        constants.pair_bytes,
     )
 }
 
