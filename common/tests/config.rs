@@ -186,6 +186,7 @@ fn every_fault_of_a_value_names_its_key() {
         (&["train.epochs=0"], "train.steps", "both 0"),
         (&["train.batch_size=0"], "train.batch_size", "1 or more"),
         (&["train.metric=AUC"], "train.metric", "NDCG@10"),
+        (&["train.precision=bf16", "exchange.mode=logits"], "train.precision", "exchange.mode = \"hidden\""),
         (&["train.metric_protocol=uniform1000"], "train.metric_protocol", "evaluation.protocols"),
         (&["train.patience=2"], "train.patience", "train.evaluate_every"),
         (

@@ -4,6 +4,7 @@
 //! Run with `cargo bench -p medley-worker --bench prediction`; `CHUNK_ROWS=n` tries another size of chunks.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use medley_common::config::Precision;
 use medley_worker::exchange::{Prediction, PredictionParts};
 use medley_worker::loss::{Exclusivity, LossSpec};
 use medley_worker::matrix::{Matrix, MatrixMut, Write, product};
@@ -38,6 +39,7 @@ fn bench(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("prediction/{name}"));
         group.throughput(Throughput::Elements((peers * rows * catalogue) as u64));
         group.sample_size(10);
+        let precision = Precision::Float32;
         group.bench_function("products alone", |bencher| {
             let n = peers * rows;
             let mut logits = vec![0.0; 256 * catalogue];
@@ -47,16 +49,28 @@ fn bench(criterion: &mut Criterion) {
                     let count = 256.min(n - start);
                     let rows = Matrix::new(&hidden[start * WIDTH..], count, WIDTH);
                     let output = Matrix::new(&weights, catalogue, WIDTH);
-                    product(&mut MatrixMut::new(&mut logits, count, catalogue), Write::Over, rows, output.transposed());
+                    product(
+                        precision,
+                        &mut MatrixMut::new(&mut logits, count, catalogue),
+                        Write::Over,
+                        rows,
+                        output.transposed(),
+                    );
                     let change = Matrix::new(&logits, count, catalogue);
-                    product(&mut MatrixMut::new(&mut back, count, WIDTH), Write::Over, change, output);
-                    product(&mut MatrixMut::new(&mut sums, catalogue, WIDTH), Write::Add, change.transposed(), rows);
+                    product(precision, &mut MatrixMut::new(&mut back, count, WIDTH), Write::Over, change, output);
+                    product(
+                        precision,
+                        &mut MatrixMut::new(&mut sums, catalogue, WIDTH),
+                        Write::Add,
+                        change.transposed(),
+                        rows,
+                    );
                 }
             });
         });
         group.bench_function("fused", |bencher| {
             bencher.iter(|| {
-                let prediction = Prediction::new(parts, peers, chunk_rows, loss, 1.0 / rows as f64);
+                let prediction = Prediction::new(parts, peers, chunk_rows, precision, loss, 1.0 / rows as f64);
                 prediction.compute(&hidden, &targets)
             });
         });

@@ -4,8 +4,9 @@
 //! binary is linked to the CPU part of libtorch alone and loads the CUDA part, which `GPU=1 make setup` installs whole,
 //! where the system shows a GPU: one binary serves both.
 
+use crate::matrix;
 use crate::train::TrainError;
-use medley_common::config::DeviceChoice;
+use medley_common::config::{DeviceChoice, Precision};
 use std::path::Path;
 use std::sync::OnceLock;
 use tch::Device;
@@ -31,6 +32,20 @@ pub fn choose(choice: DeviceChoice, slot: u32) -> Result<Device, TrainError> {
             Ok(Device::Cpu)
         }
     }
+}
+
+/// Refuses a precision that the device does not compute in.
+///
+/// # Errors
+/// One line that says why, and what to use.
+pub fn check_precision(precision: Precision, device: Device) -> Result<(), TrainError> {
+    let reason = match (precision, device) {
+        (Precision::Float32, _) => return Ok(()),
+        (_, Device::Cpu) if matrix::has_bfloat16() => return Ok(()),
+        (_, Device::Cpu) => "this processor has no AVX-512 BF16 (avx512_bf16 in /proc/cpuinfo); use \"float32\"",
+        _ => "on a GPU networks are computed in float32; use \"float32\", or train.device = \"cpu\"",
+    };
+    Err(TrainError::Input(format!("train.precision: is \"{}\", but {reason}", precision.as_str())))
 }
 
 /// How many GPUs a job may use.
@@ -79,6 +94,24 @@ fn gpus() -> &'static Result<usize, String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn bfloat16_is_refused_where_it_cannot_be_computed() {
+        for device in [Device::Cpu, Device::Cuda(0)] {
+            check_precision(Precision::Float32, device).unwrap();
+        }
+        let refused = |device| {
+            let error = check_precision(Precision::Bfloat16, device).unwrap_err();
+            assert!(error.is_bad_input());
+            error.to_string()
+        };
+        assert!(refused(Device::Cuda(0)).starts_with("train.precision: is \"bf16\", but on a GPU"));
+        if matrix::has_bfloat16() {
+            check_precision(Precision::Bfloat16, Device::Cpu).unwrap();
+        } else {
+            assert!(refused(Device::Cpu).contains("AVX-512 BF16"));
+        }
+    }
 
     #[test]
     fn the_processor_is_always_there_and_a_gpu_is_dealt_out_or_refused_with_a_reason() {

@@ -1,4 +1,4 @@
-//! What the settings of the optimiser do to a training.
+//! What the settings of the optimiser and the precision do to a training.
 
 #![allow(clippy::unwrap_used)]
 
@@ -43,4 +43,22 @@ fn the_second_stage_begins_with_the_moments_of_the_first_or_without() {
     // Of twelve steps the seventh is the first of stage 2: its update is the first to differ, and the eighth's loss.
     assert_eq!(kept[..7], cleared[..7]);
     assert!(kept[7..].iter().zip(&cleared[7..]).all(|(kept, cleared)| kept != cleared), "{kept:?} {cleared:?}");
+}
+
+#[test]
+fn a_cohort_learns_in_bfloat16_as_it_does_in_float32() {
+    if !medley_worker::matrix::has_bfloat16() {
+        return println!("skipped: this processor has no AVX-512 BF16");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let data = data(directory.path());
+    let run = |precision: &str| losses(&data, &["train.steps=150", "method.name=hail", precision]);
+    let (exact, rounded) = (run("train.precision=float32"), run("train.precision=bf16"));
+    let end = |losses: &[f64]| losses[losses.len() - 20..].iter().sum::<f64>() / 20.0;
+    let learned = exact[0] - end(&exact);
+    let apart = (end(&exact) - end(&rounded)).abs();
+    println!("from {} to {} and {}", exact[0], end(&exact), end(&rounded));
+    assert!(learned > 0.1, "too little is learned to compare: {learned}");
+    assert!(exact != rounded, "nothing was rounded");
+    assert!(apart < 0.02 * learned, "{} and {}, {apart} apart of {learned} learned", end(&exact), end(&rounded));
 }

@@ -167,6 +167,7 @@ pub fn identity(config: &RunConfig) -> String {
     essence.cohort.workers = defaults.cohort.workers;
     essence.train.threads = defaults.train.threads;
     essence.train.device = defaults.train.device;
+    essence.train.precision = defaults.train.precision;
     essence.train.checkpoint_every = defaults.train.checkpoint_every;
     essence.exchange = defaults.exchange;
     essence.output = defaults.output;

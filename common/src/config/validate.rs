@@ -1,6 +1,6 @@
 //! What cannot work is refused before anything is started or written.
 
-use super::RunConfig;
+use super::{ExchangeMode, Precision, RunConfig};
 use crate::method::{METRICS, MethodName};
 
 /// A value that cannot work.
@@ -20,6 +20,7 @@ pub fn check(config: &RunConfig) -> Result<(), Fault> {
     optimizer(config)?;
     evaluation(config)?;
     train(config)?;
+    precision(config)?;
     rest(config)
 }
 
@@ -178,6 +179,14 @@ fn train(config: &RunConfig) -> Result<(), Fault> {
     })?;
     require(train.patience == 0 || !config.data.train_on_validation, "train.patience", || {
         "stops early on the validation item, but data.train_on_validation trains on it; drop one of them".into()
+    })
+}
+
+fn precision(config: &RunConfig) -> Result<(), Fault> {
+    let holds = config.train.precision == Precision::Float32 || config.exchange.mode == ExchangeMode::Hidden;
+    require(holds, "train.precision", || {
+        "is \"bf16\", in which only exchange.mode = \"hidden\" computes the prediction layer; use that mode, or \"float32\""
+            .into()
     })
 }
 

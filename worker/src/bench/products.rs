@@ -2,7 +2,7 @@
 //! lower bound, though called a floor: products of blocks that stay in cache can be faster than these of the whole batch.
 //!
 //! Measured are all products of [`Work`], forward and backward, by libtorch on all of this process's threads, in
-//! single precision, with operands of the batch's own sizes and results written to memory that is already there:
+//! the precision of the step (in bfloat16 with results of it too), with operands of the batch's own sizes and results written to memory that is already there:
 //! - projections and feed-forward: `[N, d]` by `[d, 3d]`, `[d, d]`, `[d, f]`, `[N, f]` by `[f, d]`, and for each the two
 //!   products of its gradient; of the last layer what the rows need;
 //! - attention: of all sequences and heads at once, `[l, d/heads]` by `[d/heads, l]`, `[l, l]` by `[l, d/heads]`, and
@@ -14,6 +14,7 @@
 //! the whole is that of the step's mixture, and the best rate, of square products in cache, is reported beside it.
 
 use super::work::Work;
+use medley_common::config::Precision;
 use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
 
@@ -33,6 +34,8 @@ pub struct Measured {
     pub seconds: f64,
     /// Operations of all.
     pub flops: f64,
+    /// In what they are computed.
+    pub precision: Precision,
 }
 
 /// Fewest repetitions of a product; the median counts.
@@ -49,14 +52,14 @@ const SQUARE: i64 = 768;
 
 impl Rate {
     /// Measures the products of a step.
-    pub fn of(work: &Work) -> Self {
+    pub fn of(work: &Work, precision: Precision) -> Self {
         let _guard = tch::no_grad_guard();
-        let mut total = Measured::default();
+        let mut total = Measured { precision, ..Measured::default() };
         linear(work, &mut total);
         attention(work, &mut total);
         prediction(work, &mut total);
         let (left, right) = (random(&[SQUARE, SQUARE]), random(&[SQUARE, SQUARE]));
-        let mut square = Measured::default();
+        let mut square = Measured { precision, ..Measured::default() };
         square.add(&left, &right, 1.0);
         Self { gflops: total.gflops(), peak_gflops: square.gflops() }
     }
@@ -71,9 +74,17 @@ impl Measured {
     /// Measures `left · right`, either both matrices or both batches of them, and counts it `times` times.
     pub fn add(&mut self, left: &Tensor, right: &Tensor, times: f64) {
         let mut shape = left.size();
-        let inner = shape.pop().unwrap_or(0);
-        shape.push(right.size().last().copied().unwrap_or(0));
-        let out = Tensor::zeros(&shape[..], (Kind::Float, left.device()));
+        let inner = *shape.last().unwrap_or(&0);
+        let columns = *right.size().last().unwrap_or(&0);
+        if let Some(last) = shape.last_mut() {
+            *last = columns;
+        }
+        let kind = match self.precision {
+            Precision::Float32 => Kind::Float,
+            Precision::Bfloat16 => Kind::BFloat16,
+        };
+        let (left, right) = (&left.to_kind(kind), &right.to_kind(kind));
+        let out = Tensor::zeros(&shape[..], (kind, left.device()));
         let run = || {
             let _ = if shape.len() == 2 { left.mm_out(&out, right) } else { left.bmm_out(&out, right) };
         };

@@ -3,7 +3,7 @@
 use super::products::median;
 use super::step::{PARTS, StepPart};
 use super::{BenchError, StepSettings};
-use medley_common::config::ExchangeMode;
+use medley_common::config::{ExchangeMode, Precision};
 use medley_common::method::MethodName;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -35,6 +35,8 @@ pub struct StepResult {
     pub masks: usize,
     /// Dropout.
     pub dropout: f64,
+    /// Of matrix products.
+    pub precision: Precision,
     /// Measured steps.
     pub steps: usize,
     /// Steps before them.
@@ -129,6 +131,7 @@ impl StepResult {
             length: settings.length,
             masks: settings.masks,
             dropout: settings.dropout,
+            precision: settings.precision,
             steps,
             warmup: settings.warmup,
             rows: rows as usize,

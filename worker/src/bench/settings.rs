@@ -1,10 +1,12 @@
 //! What is measured: a shape, a cohort, and how often.
 
 use super::BenchError;
-use medley_common::config::{self, ExchangeMode, RunConfig};
+use crate::device;
+use medley_common::config::{self, ExchangeMode, Precision, RunConfig};
 use medley_common::method::MethodName;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use tch::Device;
 
 /// The catalogue and the sequences of a data set, as the papers' experiments cut them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
@@ -96,6 +98,8 @@ pub struct StepSettings {
     pub batch: usize,
     /// Dropout in embeddings and encoders.
     pub dropout: f64,
+    /// Of matrix products.
+    pub precision: Precision,
 }
 
 /// Share of rows that count as noise, as in the eager program: truncation costs a pass, so it must be measured.
@@ -122,6 +126,7 @@ impl StepSettings {
             masks: shape.masks(),
             batch: 256,
             dropout: 0.2,
+            precision: Precision::Float32,
         }
     }
 
@@ -160,6 +165,9 @@ impl StepSettings {
                 self.batch, self.peers
             ));
         }
+        if let Err(error) = device::check_precision(self.precision, Device::Cpu) {
+            return refuse(format!("--precision: {error}"));
+        }
         let is_measured = [MethodName::Hail, MethodName::Peerrec, MethodName::Dml, MethodName::Single];
         if !is_measured.contains(&self.method) {
             return refuse(format!("--method: {} is not trained by a cohort; use hail, peerrec or dml", self.method));
@@ -189,7 +197,7 @@ impl StepSettings {
              [network]\ndropout = {:?}\n\
              [cohort]\npeers = {}\nworkers = {}\n\
              [method]\nname = \"{method}\"\nbeta = {beta:?}\nstage_1_share = 0.0\n\
-             [train]\nsteps = {}\nbatch_size = {}\n\
+             [train]\nsteps = {}\nbatch_size = {}\nprecision = \"{}\"\n\
              [exchange]\nmode = \"{mode}\"\ndeadline_seconds = {DEADLINE_SECONDS:?}\n",
             self.length,
             self.masks,
@@ -198,6 +206,7 @@ impl StepSettings {
             self.workers,
             self.warmup + self.steps,
             self.batch,
+            self.precision.as_str(),
         );
         config::parse(&text, "the measurement", &[]).map_err(|error| BenchError::Input(error.to_string()))
     }

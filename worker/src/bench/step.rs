@@ -63,7 +63,7 @@ pub fn measure(
     let network = Network::draw(&config, source.items(), placement.own(), Device::Cpu);
     let mut learner = Learner::new(network, &config.optimizer);
     collective.barrier()?;
-    let mut exchange = Exchange::new(collective, placement, config.exchange.mode, config.exchange.chunk_rows);
+    let mut exchange = Exchange::new(collective, placement, &config);
     let plan = Plan::new(&config, 1);
     let mut laps = Vec::with_capacity(settings.steps);
     let mut work = None;
@@ -91,7 +91,7 @@ pub fn measure(
     drop(learner);
     exchange.collective().barrier()?;
     let work = work.ok_or_else(|| BenchError::Input("--steps: is 0; use 1 or more".into()))?;
-    let rate = Rate::of(&work);
+    let rate = Rate::of(&work, settings.precision);
     exchange.collective().barrier()?;
     Ok(StepPart { laps, peak_rss_mb, rate, items: source.items(), tokens: work.tokens })
 }

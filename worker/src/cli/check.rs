@@ -23,7 +23,8 @@ pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
     let dataset = Dataset::load(&config.data)?;
     let samples = samples(&config, &dataset)?;
     evaluator(&config, &dataset)?;
-    device::choose(config.train.device, 0)?;
+    let device = device::choose(config.train.device, 0)?;
+    device::check_precision(config.train.precision, device)?;
     let statistics = DatasetStatistics::of(&dataset);
     let steps_per_epoch = samples.steps_per_epoch(config.train.batch_size) as u64;
     let report = serde_json::json!({

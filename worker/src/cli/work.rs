@@ -116,6 +116,7 @@ fn take_part(session: &Session, listener: &Listener, slot: u32) -> Result<(), Tr
     let assignment = session.assignment(ASSIGNMENT_DEADLINE)?;
     let config = config::parse(&assignment.config, "the assignment", &[])?;
     let device = device::choose(config.train.device, slot)?;
+    device::check_precision(config.train.precision, device)?;
     tracing::info!(rank = assignment.rank, workers = assignment.members.len(), ?device, "assigned");
     let dataset = Dataset::load(&config.data)?;
     let exchange = meet(session, listener, &assignment, &config)?;
@@ -161,7 +162,7 @@ fn meet(
         };
         Box::new(TcpCollective::connect(listener, &membership, &options, abort)?)
     };
-    Ok(Exchange::new(collective, placement, config.exchange.mode, config.exchange.chunk_rows))
+    Ok(Exchange::new(collective, placement, config))
 }
 
 /// Reports over the session; step records travel together when steps are short.

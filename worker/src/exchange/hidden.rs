@@ -57,8 +57,9 @@ fn fused(
 
 fn prediction<'p>(pass: &'p Pass<'_>) -> Prediction<'p> {
     let scale = 1.0 / pass.rows.loss.denominator(pass.rows.targets.len() as f64);
-    let (peers, chunk_rows) = (pass.exchange.placement.peers(), pass.exchange.chunk_rows);
-    Prediction::new(pass.shared.prediction(), peers, chunk_rows, pass.rows.loss, scale)
+    let (exchange, loss) = (&pass.exchange, pass.rows.loss);
+    let (peers, chunk_rows) = (exchange.placement.peers(), exchange.chunk_rows);
+    Prediction::new(pass.shared.prediction(), peers, chunk_rows, exchange.precision, loss, scale)
 }
 
 /// All peers' hidden rows of this worker's shard, `[T, shard, d]`.

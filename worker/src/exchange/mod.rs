@@ -25,7 +25,7 @@ mod truncation;
 use crate::collective::{Collective, CollectiveError, Traffic};
 use crate::loss::{ChunkRows, LossKernel, LossSpec, LossSums, Truncation};
 use crate::model::Shared;
-use medley_common::config::ExchangeMode;
+use medley_common::config::{ExchangeConfig, ExchangeMode, Precision, RunConfig};
 use output_layer::OutputLayer;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -40,6 +40,7 @@ pub struct Exchange {
     placement: Placement,
     mode: ExchangeMode,
     chunk_rows: usize,
+    precision: Precision,
 }
 
 /// The batch's rows, as every worker knows them.
@@ -72,9 +73,10 @@ pub struct Gradients {
 }
 
 impl Exchange {
-    /// An exchange over a formed group.
-    pub fn new(collective: Box<dyn Collective>, placement: Placement, mode: ExchangeMode, chunk_rows: usize) -> Self {
-        Self { collective, placement, mode, chunk_rows }
+    /// A job's exchange over a formed group.
+    pub fn new(collective: Box<dyn Collective>, placement: Placement, config: &RunConfig) -> Self {
+        let ExchangeConfig { mode, chunk_rows, .. } = config.exchange;
+        Self { collective, placement, mode, chunk_rows, precision: config.train.precision }
     }
 
     /// Which peers live where.

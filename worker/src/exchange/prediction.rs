@@ -13,6 +13,7 @@ use crate::caches;
 use crate::loss::{ChunkRows, LossKernel, LossSpec, RowLosses};
 use crate::matrix::{Matrix, MatrixMut, Write, product};
 use crate::model::packed::passes::{self, Gelu, GeluBackward, Normalize, NormalizeBackward, SumRows};
+use medley_common::config::Precision;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -48,6 +49,7 @@ pub struct Prediction<'a> {
     output: Vec<f32>,
     peers: usize,
     chunk_rows: usize,
+    precision: Precision,
     loss: LossSpec,
     /// What gradients are multiplied by: 1 over the rows of the whole batch, in most losses.
     scale: f64,
@@ -65,7 +67,14 @@ pub struct Computed {
 
 impl<'a> Prediction<'a> {
     /// Prepares a step's passes; `chunk_rows` is of the batch, 0 for as many as suit the caches.
-    pub fn new(parts: Parts<&'a [f32]>, peers: usize, chunk_rows: usize, loss: LossSpec, scale: f64) -> Self {
+    pub fn new(
+        parts: Parts<&'a [f32]>,
+        peers: usize,
+        chunk_rows: usize,
+        precision: Precision,
+        loss: LossSpec,
+        scale: f64,
+    ) -> Self {
         let (d, catalogue) = (parts.gain.len(), parts.output_bias.len());
         let mut output = Vec::with_capacity(catalogue * (d + 1));
         for (row, bias) in parts.output.chunks_exact(d).zip(parts.output_bias) {
@@ -74,7 +83,8 @@ impl<'a> Prediction<'a> {
         }
         let fitting = CHUNK_CACHES * caches::second_level() / (4 * catalogue * peers);
         let automatic = fitting.max(MIN_CHUNK_ROWS.div_ceil(peers));
-        Self { parts, output, peers, chunk_rows: if chunk_rows == 0 { automatic } else { chunk_rows }, loss, scale }
+        let chunk_rows = if chunk_rows == 0 { automatic } else { chunk_rows };
+        Self { parts, output, peers, chunk_rows, precision, loss, scale }
     }
 
     /// Bytes that [`Prediction::compute`] holds on `threads` threads beside what it takes and returns.
@@ -184,7 +194,7 @@ impl<'a> Prediction<'a> {
         let hidden = Matrix::new(&chunk.hidden, n, d);
         let projected = &mut chunk.projected[..n * d];
         let transform = Matrix::new(w.transform, d, d).transposed();
-        product(&mut MatrixMut::new(projected, n, d), Write::Over, hidden, transform);
+        product(self.precision, &mut MatrixMut::new(projected, n, d), Write::Over, hidden, transform);
         let normalized = &mut chunk.normalized[..n * d];
         normalized.copy_from_slice(projected);
         passes::run(Gelu { values: normalized, bias: w.transform_bias });
@@ -194,7 +204,7 @@ impl<'a> Prediction<'a> {
         transformed.iter_mut().skip(d).step_by(d + 1).for_each(|one| *one = 1.0);
         let output = Matrix::new(&self.output, catalogue, d + 1).transposed();
         let with_one = Matrix::new(transformed, n, d + 1);
-        product(&mut MatrixMut::new(&mut chunk.logits, n, catalogue), Write::Over, with_one, output);
+        product(self.precision, &mut MatrixMut::new(&mut chunk.logits, n, catalogue), Write::Over, with_one, output);
         n
     }
 
@@ -213,10 +223,16 @@ impl<'a> Prediction<'a> {
         passes::run(SumRows { rows: logits, sums: &mut sums.output_bias });
         let change = Matrix::new(logits, n, catalogue);
         let transformed = Matrix::strided(&chunk.transformed, n, d, d + 1);
-        product(&mut MatrixMut::new(&mut sums.output, catalogue, d), Write::Add, change.transposed(), transformed);
+        product(
+            self.precision,
+            &mut MatrixMut::new(&mut sums.output, catalogue, d),
+            Write::Add,
+            change.transposed(),
+            transformed,
+        );
         let output = Matrix::strided(&self.output, catalogue, d, d + 1);
         let back = &mut chunk.back[..n * d];
-        product(&mut MatrixMut::new(back, n, d), Write::Over, change, output);
+        product(self.precision, &mut MatrixMut::new(back, n, d), Write::Over, change, output);
 
         let (normalized, inverse) = (&chunk.normalized[..n * d], &chunk.inverse[..n]);
         let (gain_gradient, bias_gradient) = (&mut sums.gain[..], &mut sums.bias[..]);
@@ -231,9 +247,9 @@ impl<'a> Prediction<'a> {
         let (values, bias_sums) = (&mut chunk.projected[..n * d], &mut sums.transform_bias[..]);
         passes::run(GeluBackward { values, gradient: back, bias: w.transform_bias, sums: bias_sums });
         let (back, hidden) = (Matrix::new(back, n, d), Matrix::new(&chunk.hidden, n, d));
-        product(&mut MatrixMut::new(&mut sums.transform, d, d), Write::Add, back.transposed(), hidden);
+        product(self.precision, &mut MatrixMut::new(&mut sums.transform, d, d), Write::Add, back.transposed(), hidden);
         let into = &mut MatrixMut::new(&mut chunk.gradient, n, d);
-        product(into, Write::Over, back, Matrix::new(w.transform, d, d));
+        product(self.precision, into, Write::Over, back, Matrix::new(w.transform, d, d));
     }
 
     fn dimension(&self) -> usize {

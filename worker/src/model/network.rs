@@ -5,7 +5,7 @@ use super::{Encoder, Shared};
 use crate::data::{Batch, Bucket};
 use crate::exchange::floats;
 use crate::random::{Purpose, seed_of};
-use medley_common::config::{NetworkConfig, RunConfig};
+use medley_common::config::{NetworkConfig, Precision, RunConfig};
 use tch::{Device, Kind, Tensor};
 
 /// The networks of a worker.
@@ -19,6 +19,7 @@ pub struct Network {
     pub encoders: Vec<Encoder>,
     shape: NetworkConfig,
     seed: u64,
+    precision: Precision,
     device: Device,
     pass: Pass,
 }
@@ -62,7 +63,8 @@ impl Network {
             Computation::Packed => Pass::Packed { engine: Box::default(), step: 0 },
             Computation::Graph => Pass::Graph { hidden: Vec::new() },
         };
-        Self { shared, peers: peers.to_vec(), encoders, shape, seed: config.seed, device, pass }
+        let (seed, precision) = (config.seed, config.train.precision);
+        Self { shared, peers: peers.to_vec(), encoders, shape, seed, precision, device, pass }
     }
 
     /// Where the tensors live.
@@ -75,11 +77,12 @@ impl Network {
     /// Dropout is keyed by seed and step for the embedding, whose mask all peers share (as in HAIL's released code), and
     /// by the peer too inside an encoder: not by the process, so that placement does not change a run.
     pub fn train_forward(&mut self, batch: &Batch, step: u64) -> Vec<Tensor> {
+        let precision = self.precision;
         let hidden = match &mut self.pass {
             Pass::Packed { engine, step: last } => {
                 *last = step;
                 let peers = parameters(&self.peers, &self.encoders);
-                let networks = Networks { shape: &self.shape, peers: &peers, seed: self.seed, step };
+                let networks = Networks { shape: &self.shape, peers: &peers, seed: self.seed, step, precision };
                 let hidden = engine.forward(networks, &self.shared.embedding(), Packed::new(batch));
                 let shape = [-1, self.shape.dimension];
                 return hidden.iter().map(|rows| Tensor::from_slice(rows).view(shape)).collect();
@@ -94,10 +97,11 @@ impl Network {
     /// From the gradients of the last forward pass's hidden rows, each `[R, d]`, to the flat ones of every hosted encoder.
     /// Those of the shared parameters, as far as the networks' input reaches them, are added to `shared`, `[|θ|]`.
     pub fn backward(&mut self, gradients: &[Tensor], shared: &mut Tensor) -> Vec<Tensor> {
+        let precision = self.precision;
         match &mut self.pass {
             Pass::Packed { engine, step } => {
                 let peers = parameters(&self.peers, &self.encoders);
-                let networks = Networks { shape: &self.shape, peers: &peers, seed: self.seed, step: *step };
+                let networks = Networks { shape: &self.shape, peers: &peers, seed: self.seed, step: *step, precision };
                 let gradients: Vec<Tensor> = gradients.iter().map(Tensor::contiguous).collect();
                 let slices: Vec<&[f32]> = gradients.iter().map(floats::slice).collect();
                 let into = self.shared.embedding_of(floats::slice_mut(shared));

@@ -89,8 +89,7 @@ pub fn train(
                 scope.spawn(move || {
                     let collective = group(listener, rank, addresses, job);
                     let placement = Placement::new(ranks.to_vec(), rank).unwrap();
-                    let mode = config.exchange.mode;
-                    let exchange = Exchange::new(collective, placement, mode, config.exchange.chunk_rows);
+                    let exchange = Exchange::new(collective, placement, config);
                     let mut trainer = Trainer::new(config, dataset, exchange, tch::Device::Cpu, run_directory).unwrap();
                     if let Some(checkpoint) = checkpoint {
                         trainer.restore(checkpoint).unwrap();

@@ -31,6 +31,8 @@ pub struct TrainConfig {
     pub threads: usize,
     /// What a worker computes on.
     pub device: DeviceChoice,
+    /// In what matrix products are computed in training. All else is float32: parameters, the loss, evaluations.
+    pub precision: Precision,
 }
 
 impl Default for TrainConfig {
@@ -46,6 +48,29 @@ impl Default for TrainConfig {
             metric_protocol: None,
             threads: 0,
             device: DeviceChoice::Auto,
+            precision: Precision::Float32,
+        }
+    }
+}
+
+/// In what matrix products are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum Precision {
+    /// float32.
+    #[default]
+    #[serde(rename = "float32")]
+    Float32,
+    /// Factors rounded to bfloat16, sums in float32: for processors with AVX-512 BF16, which those with AMX have too.
+    #[serde(rename = "bf16")]
+    Bfloat16,
+}
+
+impl Precision {
+    /// As configurations spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Bfloat16 => "bf16",
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::bench::{BenchError, Shape, StepResult, StepSettings, group, member};
 use crate::data;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use medley_common::config::ExchangeMode;
+use medley_common::config::{ExchangeMode, Precision};
 use medley_common::method::MethodName;
 use std::path::PathBuf;
 
@@ -70,6 +70,9 @@ pub struct StepArguments {
     /// Dropout in embeddings and encoders
     #[arg(long, value_name = "SHARE", default_value_t = 0.2)]
     dropout: f64,
+    /// In what matrix products are computed: float32 or bf16
+    #[arg(long, value_name = "NAME", default_value = "float32", value_parser = parse_name::<Precision>)]
+    precision: Precision,
     /// One JSON object on standard output
     #[arg(long)]
     json: bool,
@@ -203,6 +206,7 @@ impl StepArguments {
             masks: self.masks.unwrap_or(self.shape.masks()),
             batch: self.batch,
             dropout: self.dropout,
+            precision: self.precision,
         };
         settings.check()?;
         // What the configuration refuses is refused before a process is started.

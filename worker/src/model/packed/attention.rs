@@ -10,6 +10,7 @@ use crate::matrix::{Matrix, MatrixMut, Write, product};
 use crate::simd::elementary::exp;
 use crate::simd::keep::Keep;
 use crate::simd::lanes::{Lanes, Task, load, store, sweep};
+use medley_common::config::Precision;
 
 /// Scores worked on at once: with their gradients, half of a second-level cache of 1 MiB.
 const SCORES: usize = 1 << 16;
@@ -25,6 +26,8 @@ pub struct Attention {
     pub causal: bool,
     /// Dropout on the weights.
     pub keep: Keep,
+    /// Of the products.
+    pub precision: Precision,
 }
 
 /// Buffers of a thread.
@@ -69,7 +72,7 @@ impl Attention {
                 let values = Matrix::strided(&inputs.keys_values[d + head * width..], part.keys, width, 2 * d);
                 let into = &mut mixed[part.start * d + head * width..];
                 let weights = Matrix::new(scores, rows, part.keys);
-                product(&mut MatrixMut::strided(into, rows, width, d), Write::Over, weights, values);
+                product(self.precision, &mut MatrixMut::strided(into, rows, width, d), Write::Over, weights, values);
                 run(ScaleRows { rows: into, width, stride: d, factors: inverse });
             }
         }
@@ -99,7 +102,13 @@ impl Attention {
                 let first = part.start * d + head * width;
                 let gradient = Matrix::strided(&mixed_gradient[first..], rows, width, d);
                 let values = Matrix::strided(&inputs.keys_values[d + head * width..], part.keys, width, 2 * d);
-                product(&mut MatrixMut::new(changes, rows, part.keys), Write::Over, gradient, values.transposed());
+                product(
+                    self.precision,
+                    &mut MatrixMut::new(changes, rows, part.keys),
+                    Write::Over,
+                    gradient,
+                    values.transposed(),
+                );
                 run(WeightsBackward {
                     attention: *self,
                     head: head as u32,
@@ -116,13 +125,13 @@ impl Attention {
                 let queries = Matrix::strided(&inputs.queries[first..], rows, width, d);
                 let keys = Matrix::strided(&inputs.keys_values[head * width..], part.keys, width, 2 * d);
                 let into = &mut MatrixMut::strided(&mut queries_gradient[first..], rows, width, d);
-                product(into, Write::Over, changes, keys);
+                product(self.precision, into, Write::Over, changes, keys);
                 let into = &mut keys_values_gradient[head * width..];
                 let into = &mut MatrixMut::strided(into, part.keys, width, 2 * d);
-                product(into, Write::Add, changes.transposed(), queries);
+                product(self.precision, into, Write::Add, changes.transposed(), queries);
                 let into = &mut keys_values_gradient[d + head * width..];
                 let into = &mut MatrixMut::strided(into, part.keys, width, 2 * d);
-                product(into, Write::Add, weights.transposed(), gradient);
+                product(self.precision, into, Write::Add, weights.transposed(), gradient);
             }
         }
     }
@@ -145,7 +154,7 @@ impl Attention {
         let width = d / self.heads;
         let queries = Matrix::strided(&inputs.queries[part.start * d + head * width..], rows, width, d);
         let keys = Matrix::strided(&inputs.keys_values[head * width..], part.keys, width, 2 * d);
-        product(&mut MatrixMut::new(into, rows, part.keys), Write::Over, queries, keys.transposed());
+        product(self.precision, &mut MatrixMut::new(into, rows, part.keys), Write::Over, queries, keys.transposed());
     }
 
     fn scale(&self) -> f32 {

@@ -4,7 +4,7 @@ use super::attention::sized;
 use super::blocks::Block;
 use super::layer::{self, Gradients, Layer, Normalized, Parts, Queries, Tape, Weights};
 use crate::simd::keep::Keep;
-use medley_common::config::{NetworkConfig, NetworkKind, NormPlacement};
+use medley_common::config::{NetworkConfig, NetworkKind, NormPlacement, Precision};
 
 /// The encoder of a peer, in some step.
 pub struct Encoder<'a> {
@@ -13,6 +13,7 @@ pub struct Encoder<'a> {
     /// Gain and bias after all layers, where norms stand before sublayers.
     last_norm: [&'a [f32]; 2],
     keep: Keep,
+    precision: Precision,
 }
 
 /// What the backward pass needs of a block's forward pass.
@@ -34,7 +35,7 @@ pub struct Scratch {
 
 impl<'a> Encoder<'a> {
     /// The encoder of some parameters, flat.
-    pub fn new(shape: &'a NetworkConfig, parameters: &'a [f32], keep: Keep) -> Self {
+    pub fn new(shape: &'a NetworkConfig, parameters: &'a [f32], keep: Keep, precision: Precision) -> Self {
         let mut rest = parameters;
         let mut next = |count| {
             let (part, after) = rest.split_at(count);
@@ -47,7 +48,7 @@ impl<'a> Encoder<'a> {
             NormPlacement::Post => [&[][..]; 2],
             NormPlacement::Pre => [next(d), next(d)],
         };
-        Self { shape, layers, last_norm, keep }
+        Self { shape, layers, last_norm, keep, precision }
     }
 
     /// Hidden rows `[q, d]` of a block from its embedded tokens, `[n, d]`.
@@ -137,6 +138,7 @@ impl<'a> Encoder<'a> {
             causal: self.shape.kind == NetworkKind::Causal,
             norm: self.shape.norm,
             keep: self.keep.site(number as u64),
+            precision: self.precision,
             queries: if number + 1 == self.layers.len() { Queries::Rows } else { Queries::Tokens },
         }
     }

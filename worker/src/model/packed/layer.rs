@@ -10,7 +10,7 @@ use super::passes::{
 };
 use crate::matrix::{Matrix, MatrixMut, Write, product};
 use crate::simd::keep::Keep;
-use medley_common::config::NormPlacement;
+use medley_common::config::{NormPlacement, Precision};
 use std::ops::Range;
 
 /// Which tokens of a block a layer computes.
@@ -31,6 +31,7 @@ pub struct Layer<'a> {
     pub causal: bool,
     pub norm: NormPlacement,
     pub keep: Keep,
+    pub precision: Precision,
     pub queries: Queries,
 }
 
@@ -144,6 +145,7 @@ impl Layer<'_> {
 
         let sublayer = sized(&mut scratch.sublayer, count * d);
         product(
+            self.precision,
             &mut MatrixMut::new(sublayer, count, d),
             Write::Over,
             Matrix::new(mixed, count, d),
@@ -233,13 +235,20 @@ impl Layer<'_> {
         });
         let branch = Matrix::new(branch, count, d);
         product(
+            self.precision,
             &mut MatrixMut::new(gradients.output, d, d),
             Write::Add,
             branch.transposed(),
             Matrix::new(mixed, count, d),
         );
         let mixed_gradient = sized(&mut scratch.mixed_gradient, count * d);
-        product(&mut MatrixMut::new(mixed_gradient, count, d), Write::Over, branch, matrix(w.output, d, d));
+        product(
+            self.precision,
+            &mut MatrixMut::new(mixed_gradient, count, d),
+            Write::Over,
+            branch,
+            matrix(w.output, d, d),
+        );
         let queries_gradient = sized(&mut scratch.queries_gradient, count * d);
         let keys_values_gradient = sized(&mut scratch.keys_values_gradient, n * 2 * d);
         keys_values_gradient.fill(0.0);
@@ -269,10 +278,16 @@ impl Layer<'_> {
         // To the projections' input: through keys and values, and through queries where there are any.
         let [query, key_value] = split(w.query_key_value, d);
         let into = &mut MatrixMut::new(x_gradient, n, d);
-        product(into, Write::Over, Matrix::new(keys_values_gradient, n, 2 * d), matrix(key_value, 2 * d, d));
+        product(
+            self.precision,
+            into,
+            Write::Over,
+            Matrix::new(keys_values_gradient, n, 2 * d),
+            matrix(key_value, 2 * d, d),
+        );
         let through_queries = sized(&mut scratch.mixed_gradient, count * d);
         let into = &mut MatrixMut::new(through_queries, count, d);
-        product(into, Write::Over, Matrix::new(queries_gradient, count, d), matrix(query, d, d));
+        product(self.precision, into, Write::Over, Matrix::new(queries_gradient, count, d), matrix(query, d, d));
         match self.norm {
             NormPlacement::Post => {
                 run(Add { into: through_queries, addend: gradient });
@@ -298,10 +313,16 @@ impl Layer<'_> {
         let width = w.inner_bias.len();
         let inner = sized(inner, count * width);
         let to = &mut MatrixMut::new(inner, count, width);
-        product(to, Write::Over, Matrix::new(hidden, count, d), matrix(w.inner, width, d).transposed());
+        product(self.precision, to, Write::Over, Matrix::new(hidden, count, d), matrix(w.inner, width, d).transposed());
         run(Gelu { values: inner, bias: w.inner_bias });
         let to = &mut MatrixMut::new(into, count, d);
-        product(to, Write::Over, Matrix::new(inner, count, width), matrix(w.outer, d, width).transposed());
+        product(
+            self.precision,
+            to,
+            Write::Over,
+            Matrix::new(inner, count, width),
+            matrix(w.outer, d, width).transposed(),
+        );
         let keep = self.keep.site(FORWARD_OUTPUT);
         run(Residual { sublayer: into, bias: w.outer_bias, residual, keep, places });
     }
@@ -328,15 +349,39 @@ impl Layer<'_> {
         });
         let (branch, hidden) = (Matrix::new(branch, count, d), Matrix::new(hidden, count, d));
         let inner = sized(inner, count * width);
-        product(&mut MatrixMut::new(inner, count, width), Write::Over, hidden, matrix(w.inner, width, d).transposed());
+        product(
+            self.precision,
+            &mut MatrixMut::new(inner, count, width),
+            Write::Over,
+            hidden,
+            matrix(w.inner, width, d).transposed(),
+        );
         let change = sized(inner_gradient, count * width);
-        product(&mut MatrixMut::new(change, count, width), Write::Over, branch, matrix(w.outer, d, width));
+        product(
+            self.precision,
+            &mut MatrixMut::new(change, count, width),
+            Write::Over,
+            branch,
+            matrix(w.outer, d, width),
+        );
         run(GeluBackward { values: inner, gradient: change, bias: w.inner_bias, sums: gradients.inner_bias });
         let inner = Matrix::new(inner, count, width);
-        product(&mut MatrixMut::new(gradients.outer, d, width), Write::Add, branch.transposed(), inner);
+        product(self.precision, &mut MatrixMut::new(gradients.outer, d, width), Write::Add, branch.transposed(), inner);
         let change = Matrix::new(change, count, width);
-        product(&mut MatrixMut::new(gradients.inner, width, d), Write::Add, change.transposed(), hidden);
-        product(&mut MatrixMut::new(hidden_gradient, count, d), Write::Over, change, matrix(w.inner, width, d));
+        product(
+            self.precision,
+            &mut MatrixMut::new(gradients.inner, width, d),
+            Write::Add,
+            change.transposed(),
+            hidden,
+        );
+        product(
+            self.precision,
+            &mut MatrixMut::new(hidden_gradient, count, d),
+            Write::Over,
+            change,
+            matrix(w.inner, width, d),
+        );
     }
 
     /// Queries, keys and values of `projected`, `[n, d]`, onto the tape.
@@ -347,12 +392,18 @@ impl Layer<'_> {
         let (query_bias, key_value_bias) = self.weights.query_key_value_bias.split_at(d);
         let keys_values = sized(&mut tape.keys_values, n * 2 * d);
         let into = &mut MatrixMut::new(keys_values, n, 2 * d);
-        product(into, Write::Over, Matrix::new(projected, n, d), matrix(key_value, 2 * d, d).transposed());
+        product(
+            self.precision,
+            into,
+            Write::Over,
+            Matrix::new(projected, n, d),
+            matrix(key_value, 2 * d, d).transposed(),
+        );
         run(AddBias { rows: keys_values, bias: key_value_bias });
         let queries = sized(&mut tape.queries, count * d);
         let at_queries = self.at_queries(projected, block, gathered);
         let into = &mut MatrixMut::new(queries, count, d);
-        product(into, Write::Over, Matrix::new(at_queries, count, d), matrix(query, d, d).transposed());
+        product(self.precision, into, Write::Over, Matrix::new(at_queries, count, d), matrix(query, d, d).transposed());
         run(AddBias { rows: queries, bias: query_bias });
     }
 
@@ -372,14 +423,26 @@ impl Layer<'_> {
         run(SumRows { rows: queries_gradient, sums: query_bias });
         run(SumRows { rows: keys_values_gradient, sums: key_value_bias });
         let change = Matrix::new(queries_gradient, count, d).transposed();
-        product(&mut MatrixMut::new(query, d, d), Write::Add, change, Matrix::new(at_queries, count, d));
+        product(
+            self.precision,
+            &mut MatrixMut::new(query, d, d),
+            Write::Add,
+            change,
+            Matrix::new(at_queries, count, d),
+        );
         let change = Matrix::new(keys_values_gradient, n, 2 * d).transposed();
-        product(&mut MatrixMut::new(key_value, 2 * d, d), Write::Add, change, Matrix::new(projected, n, d));
+        product(
+            self.precision,
+            &mut MatrixMut::new(key_value, 2 * d, d),
+            Write::Add,
+            change,
+            Matrix::new(projected, n, d),
+        );
     }
 
     fn attention(&self) -> Attention {
         let keep = self.keep.site(ATTENTION_WEIGHTS);
-        Attention { dimension: self.dimension, heads: self.heads, causal: self.causal, keep }
+        Attention { dimension: self.dimension, heads: self.heads, causal: self.causal, keep, precision: self.precision }
     }
 
     fn places<'b>(&self, block: &'b Block) -> &'b [Place] {

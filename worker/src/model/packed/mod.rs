@@ -30,7 +30,7 @@ use crate::random::{Purpose, seed_of};
 use crate::simd::keep::Keep;
 use embedding::Embedded;
 use encoder::{BlockTape, Encoder, Scratch};
-use medley_common::config::NetworkConfig;
+use medley_common::config::{NetworkConfig, Precision};
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -72,6 +72,8 @@ pub struct Networks<'a> {
     pub seed: u64,
     /// The step.
     pub step: u64,
+    /// Of the products.
+    pub precision: Precision,
 }
 
 impl Networks<'_> {
@@ -87,7 +89,7 @@ impl Networks<'_> {
     fn encoder(&self, place: usize) -> Encoder<'_> {
         let (peer, parameters) = self.peers[place];
         let key = seed_of(Purpose::EncoderDropout, self.seed, u64::from(peer), self.step);
-        Encoder::new(self.shape, parameters, Keep::new(self.shape.dropout, key))
+        Encoder::new(self.shape, parameters, Keep::new(self.shape.dropout, key), self.precision)
     }
 }
 
@@ -186,7 +188,8 @@ impl Engine {
     }
 }
 
-/// Hidden rows of one encoder, `[R, d]`, without dropout and without a way back.
+/// Hidden rows of one encoder, `[R, d]`, without dropout and without a way back; in float32 whatever training computes in, so that
+/// metrics are of the parameters alone.
 pub fn evaluate(
     shape: &NetworkConfig,
     parameters: &[f32],
@@ -194,7 +197,7 @@ pub fn evaluate(
     packed: &Packed,
 ) -> Vec<f32> {
     let d = shape.dimension as usize;
-    let encoder = Encoder::new(shape, parameters, Keep::new(0.0, 0));
+    let encoder = Encoder::new(shape, parameters, Keep::new(0.0, 0), Precision::Float32);
     let mut hidden = vec![0.0; packed.rows * d];
     let mut rest = &mut hidden[..];
     let mut tasks = Vec::with_capacity(packed.blocks.len());

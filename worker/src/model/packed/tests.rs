@@ -118,6 +118,39 @@ fn every_kind_of_network_agrees_with_automatic_differentiation() {
     agree(&["network.dimension=16", "network.heads=1", "network.feed_forward=64"]);
 }
 
+/// The norm of the difference over the norm.
+fn relative_error(a: &Tensor, b: &Tensor) -> f64 {
+    (a - b).norm().double_value(&[]) / b.norm().double_value(&[])
+}
+
+/// A factor in bfloat16 is off by 2⁻⁹ at most, and by half of that as a rule; errors of one product and the next add up like noise.
+#[test]
+fn bfloat16_products_give_the_rows_and_gradients_of_float32_within_a_hundredth() {
+    if !crate::matrix::has_bfloat16() {
+        return println!("skipped: this processor has no AVX-512 BF16");
+    }
+    for norm in ["network.norm=\"post\"", "network.norm=\"pre\""] {
+        let (exact, batch) = (configuration(&[norm, "network.dropout=0.2"]), batch());
+        let rounded = configuration(&[norm, "network.dropout=0.2", "train.precision=bf16"]);
+        let (mut exact, mut rounded) = (network(Computation::Packed, &exact), network(Computation::Packed, &rounded));
+        let (expected, found) = (exact.train_forward(&batch, 3), rounded.train_forward(&batch, 3));
+        let gradients = hidden_gradients(batch.rows, 24);
+        let pairs = expected.into_iter().zip(found);
+        let pairs = pairs.chain(backward(&mut exact, &gradients).into_iter().zip(backward(&mut rounded, &gradients)));
+        for (expected, found) in pairs {
+            let error = relative_error(&found, &expected);
+            println!("{norm}: {error}");
+            assert!(error < 0.01, "{norm}: off by {error}");
+            assert!(error > 1e-5, "{norm}: nothing was rounded");
+        }
+        // Evaluation is float32 in either.
+        for (exact_encoder, rounded_encoder) in exact.encoders.iter().zip(&rounded.encoders) {
+            let expected = exact.evaluate_rows(exact_encoder, &batch);
+            assert!(rounded.evaluate_rows(rounded_encoder, &batch).equal(&expected));
+        }
+    }
+}
+
 /// With dropout on, masks must be the same on the way back: the slope along a direction equals the difference.
 #[test]
 fn gradients_with_dropout_are_those_of_the_function_that_was_computed() {

@@ -1,8 +1,16 @@
 //! Matrix products on slices, on the calling thread.
 //!
-//! The products themselves are the `gemm` crate's, which picks the machine's instructions at run time; here are the views that
-//! make calling it safe. Threads are the caller's business: what runs in parallel are blocks of sequences and chunks of rows,
-//! each small enough for a core's cache, not the inside of a product.
+//! Here are the views that make products safe, and [`product`]. In float32 it is the `gemm` crate's, which picks the machine's
+//! instructions at run time; [`bfloat16`] has our own, of factors that are rounded. Threads are the caller's business: what runs
+//! in parallel are blocks of sequences and chunks of rows, each small enough for a core's cache, not the inside of a product.
+
+mod bfloat16;
+
+pub use bfloat16::is_supported as has_bfloat16;
+
+use medley_common::config::Precision;
+#[cfg(target_arch = "x86_64")]
+use std::ops::Range;
 
 /// A matrix of `f32` in a slice, of any strides.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +58,13 @@ impl Layout {
             (rows, columns) => (rows - 1) * self.row_stride + (columns - 1) * self.column_stride + 1,
         }
     }
+
+    /// Where some of its rows and columns begin, and how they lie.
+    #[cfg(target_arch = "x86_64")]
+    fn part(&self, rows: Range<usize>, columns: Range<usize>) -> (usize, Self) {
+        let first = rows.start * self.row_stride + columns.start * self.column_stride;
+        (first, Self { rows: rows.len(), columns: columns.len(), ..*self })
+    }
 }
 
 impl<'a> Matrix<'a> {
@@ -75,6 +90,19 @@ impl<'a> Matrix<'a> {
         let layout = Layout { rows: columns, columns: rows, row_stride: column_stride, column_stride: row_stride };
         Self { values: self.values, layout }
     }
+
+    /// Some of its rows and columns.
+    #[cfg(target_arch = "x86_64")]
+    fn part(self, rows: Range<usize>, columns: Range<usize>) -> Self {
+        let (first, layout) = self.layout.part(rows, columns);
+        Self { values: self.values.get(first..).unwrap_or_default(), layout }
+    }
+
+    /// `length` values that lie one after the other.
+    #[cfg(target_arch = "x86_64")]
+    fn line(self, first: usize, length: usize) -> &'a [f32] {
+        &self.values[first..first + length]
+    }
 }
 
 impl<'a> MatrixMut<'a> {
@@ -94,13 +122,22 @@ impl<'a> MatrixMut<'a> {
         let layout = Layout::row_major(rows, columns, row_stride, values.len());
         Self { values, layout }
     }
+
+    /// Some of its rows and columns.
+    #[cfg(target_arch = "x86_64")]
+    fn part(&mut self, rows: Range<usize>, columns: Range<usize>) -> MatrixMut<'_> {
+        let (first, layout) = self.layout.part(rows, columns);
+        MatrixMut { values: self.values.get_mut(first..).unwrap_or_default(), layout }
+    }
 }
 
 /// `into = left right`, or `into += left right`.
 ///
+/// In [`Precision::Bfloat16`] both factors are rounded to it; sums and result are float32.
+///
 /// # Panics
-/// If the shapes disagree.
-pub fn product(into: &mut MatrixMut<'_>, write: Write, left: Matrix<'_>, right: Matrix<'_>) {
+/// If the shapes disagree, or if the processor lacks the precision ([`has_bfloat16`]), which configurations are checked for.
+pub fn product(precision: Precision, into: &mut MatrixMut<'_>, write: Write, left: Matrix<'_>, right: Matrix<'_>) {
     let (to, a, b) = (into.layout, left.layout, right.layout);
     assert!(
         to.rows == a.rows && to.columns == b.columns && a.columns == b.rows,
@@ -112,6 +149,15 @@ pub fn product(into: &mut MatrixMut<'_>, write: Write, left: Matrix<'_>, right: 
         b.rows,
         b.columns
     );
+    match precision {
+        Precision::Float32 => float32(into, write, left, right),
+        Precision::Bfloat16 => bfloat16::product(into, write, left, right),
+    }
+}
+
+/// The product of matrices whose shapes agree.
+fn float32(into: &mut MatrixMut<'_>, write: Write, left: Matrix<'_>, right: Matrix<'_>) {
+    let (to, a, b) = (into.layout, left.layout, right.layout);
     let adds = write == Write::Add;
     // SAFETY: every layout was checked against its slice when it was made (transposing keeps its last value), so all
     // reads and writes lie within the three slices; `into` is borrowed mutably and so overlaps neither of the others, and its
@@ -164,7 +210,8 @@ mod tests {
             let right_view =
                 if flip_right { Matrix::new(&right, columns, inner).transposed() } else { Matrix::new(&right, inner, columns) };
             let write = if adds { Write::Add } else { Write::Over };
-            product(&mut MatrixMut::strided(&mut values, rows, columns, columns + gap), write, left_view, right_view);
+            let into = &mut MatrixMut::strided(&mut values, rows, columns, columns + gap);
+            product(Precision::Float32, into, write, left_view, right_view);
             for r in 0..rows {
                 for c in 0..columns + gap {
                     let at = r * (columns + gap) + c;
@@ -191,6 +238,7 @@ mod tests {
     #[should_panic(expected = "is not the shape")]
     fn shapes_that_disagree_are_refused() {
         product(
+            Precision::Float32,
             &mut MatrixMut::new(&mut [0.0; 4], 2, 2),
             Write::Over,
             Matrix::new(&[0.0; 6], 2, 3),
