@@ -1,16 +1,16 @@
 //! The cross-peer loss alone, against the three matrix products around it.
 
-use super::BenchError;
 use super::products::{self, Measured, median};
 use super::result::round;
 use super::step::peak_rss_mb;
+use super::{BenchError, Shape, StepSettings};
 use crate::collective::{AbortHandle, LocalCollective};
 use crate::exchange::{Exchange, Placement, Rows};
 use crate::loss::{Exclusivity, LossSpec};
 use crate::model::Shared;
 use crate::random::{self, Purpose};
 use crate::train::TrainError;
-use medley_common::config::{ExchangeMode, NetworkConfig};
+use medley_common::config::NetworkConfig;
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};
@@ -80,7 +80,8 @@ pub fn measure(settings: &LossSettings) -> Result<LossResult, BenchError> {
     let everybody = vec![(0..settings.peers as u32).collect()];
     let placement = Placement::new(everybody, 0).map_err(BenchError::Input)?;
     let collective = Box::new(LocalCollective::new(1, AbortHandle::new()));
-    let mut exchange = Exchange::new(collective, placement, ExchangeMode::Hidden, 0);
+    let config = StepSettings { peers: settings.peers, ..StepSettings::of(Shape::Ml1m) }.config()?;
+    let mut exchange = Exchange::new(collective, placement, &config);
     let loss = LossSpec::Exclusivity(Exclusivity::hail(0.5, 1.0));
     let before = peak_rss_mb();
     let mut milliseconds = Vec::with_capacity(settings.steps);

@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 ///
 /// # Panics
 /// If the tensor is anything else.
-pub fn slice(tensor: &Tensor) -> &[f32] {
+pub(crate) fn slice(tensor: &Tensor) -> &[f32] {
     check(tensor);
     let (start, length) = (tensor.data_ptr().cast::<f32>(), tensor.numel());
     if length == 0 {

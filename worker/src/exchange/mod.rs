@@ -20,6 +20,9 @@ mod logits;
 mod output_layer;
 mod placement;
 mod prediction;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod prediction_tests;
 mod truncation;
 
 use crate::collective::{Collective, CollectiveError, Traffic};
@@ -41,6 +44,8 @@ pub struct Exchange {
     mode: ExchangeMode,
     chunk_rows: usize,
     precision: Precision,
+    /// Whether [`Prediction`] computes losses on the processor; libtorch's graph does elsewhere, and in tests of the two.
+    fuses_losses: bool,
 }
 
 /// The batch's rows, as every worker knows them.
@@ -76,7 +81,7 @@ impl Exchange {
     /// A job's exchange over a formed group.
     pub fn new(collective: Box<dyn Collective>, placement: Placement, config: &RunConfig) -> Self {
         let ExchangeConfig { mode, chunk_rows, .. } = config.exchange;
-        Self { collective, placement, mode, chunk_rows, precision: config.train.precision }
+        Self { collective, placement, mode, chunk_rows, precision: config.train.precision, fuses_losses: true }
     }
 
     /// Which peers live where.
@@ -91,7 +96,7 @@ impl Exchange {
 
     /// Whether the losses of rows on a device are computed by [`Prediction`].
     fn fuses(&self, device: Device) -> bool {
-        device == Device::Cpu
+        self.fuses_losses && device == Device::Cpu
     }
 
     /// Bytes since the last call.
@@ -130,9 +135,10 @@ struct Pass<'a> {
 
 impl Pass<'_> {
     fn finish(self_: &mut Self, hidden: Vec<Tensor>, losses: LossSums, truncated: &[bool]) -> Gradients {
-        let (output_weights, output_bias) = self_.output.gradients();
         let shared = self_.shared.parameters.take_gradients();
-        self_.shared.add_output_gradients(&shared, &output_weights, &output_bias);
+        if let Some([weights, bias]) = self_.output.gradients() {
+            self_.shared.add_output_gradients(&shared, weights, bias);
+        }
         self_.collected(hidden, shared, losses, truncated)
     }
 

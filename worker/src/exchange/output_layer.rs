@@ -16,8 +16,8 @@ pub struct OutputLayer {
     weights: Tensor,
     transposed: Tensor,
     bias: Tensor,
-    weights_gradient: Tensor,
-    bias_gradient: Tensor,
+    /// Of weights and bias, from the first chunk on.
+    gradients: Option<[Tensor; 2]>,
     buffer: Tensor,
     chunk_rows: usize,
     peers: usize,
@@ -32,8 +32,7 @@ impl OutputLayer {
         let chunk_rows = if chunk_rows == 0 { automatic } else { chunk_rows };
         Self {
             transposed: weights.transpose(0, 1),
-            weights_gradient: weights.zeros_like(),
-            bias_gradient: bias.zeros_like(),
+            gradients: None,
             buffer: Tensor::zeros([0], (Kind::Float, weights.device())),
             weights,
             bias,
@@ -65,14 +64,17 @@ impl OutputLayer {
 
     /// Takes the gradient of logits `[n, V]` back to the transformed rows `[n, d]`, and adds to the weights' own.
     pub fn backward(&mut self, transformed: &Tensor, gradient: &Tensor) -> Tensor {
-        let _ = self.weights_gradient.addmm_(&gradient.transpose(0, 1), transformed);
-        let _ = self.bias_gradient.g_add_(&gradient.sum_dim_intlist(0i64, false, Kind::Float));
-        gradient.matmul(&self.weights)
+        let (weights, bias) = (&self.weights, &self.bias);
+        let [weights_gradient, bias_gradient] =
+            self.gradients.get_or_insert_with(|| [weights.zeros_like(), bias.zeros_like()]);
+        let _ = weights_gradient.addmm_(&gradient.transpose(0, 1), transformed);
+        let _ = bias_gradient.g_add_(&gradient.sum_dim_intlist(0i64, false, Kind::Float));
+        gradient.matmul(weights)
     }
 
-    /// The gradients of weights `[V, d]` and bias `[V]`.
-    pub fn gradients(&self) -> (Tensor, Tensor) {
-        (self.weights_gradient.shallow_clone(), self.bias_gradient.shallow_clone())
+    /// The gradients of weights `[V, d]` and bias `[V]`; `None` where there were no rows.
+    pub fn gradients(&self) -> Option<&[Tensor; 2]> {
+        self.gradients.as_ref()
     }
 }
 

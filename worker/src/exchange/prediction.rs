@@ -13,6 +13,7 @@ use crate::caches;
 use crate::loss::{ChunkRows, LossKernel, LossSpec, RowLosses};
 use crate::matrix::{Matrix, MatrixMut, Write, product};
 use crate::model::packed::passes::{self, Gelu, GeluBackward, Normalize, NormalizeBackward, SumRows};
+use crate::model::packed::sum_in_order;
 use medley_common::config::Precision;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -55,6 +56,15 @@ pub struct Prediction<'a> {
     scale: f64,
 }
 
+/// How rows are taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rows {
+    /// As none of them truncated.
+    Plain,
+    /// As truncated ones, of which [`Rows::Plain`] was computed before: gradients are the difference.
+    Truncated,
+}
+
 /// What the losses of some rows came to.
 pub struct Computed {
     /// Gradient of the hidden rows, `[T, rows, d]`.
@@ -87,11 +97,12 @@ impl<'a> Prediction<'a> {
         Self { parts, output, peers, chunk_rows, precision, loss, scale }
     }
 
-    /// Bytes that [`Prediction::compute`] holds on `threads` threads beside what it takes and returns.
+    /// Bytes that [`Prediction::compute`] and [`Prediction::truncate`] hold at most on `threads` threads beside what it takes and returns.
     pub fn bytes(&self, threads: usize) -> usize {
         let (d, catalogue) = (self.dimension(), self.catalogue());
         let rows = self.peers * self.chunk_rows;
-        let chunk = rows * (catalogue + 5 * d + 2);
+        // Logits, and once more where some are truncated; beside them the loss keeps a row of each peer and some more.
+        let chunk = rows * (2 * catalogue + 5 * d + 2) + (self.peers + 3) * catalogue;
         let sums = catalogue * (d + 1) + d * d + 3 * d;
         4 * (threads * (chunk + sums) + self.output.len())
     }
@@ -99,27 +110,7 @@ impl<'a> Prediction<'a> {
     /// Losses of all peers on some rows, none of them truncated, and their gradients. `hidden` is `[T, rows, d]`, `targets`
     /// `[rows]`.
     pub fn compute(&self, hidden: &[f32], targets: &[i64]) -> Computed {
-        let (d, rows) = (self.dimension(), targets.len());
-        let lanes = self.lanes(rows);
-        let results: Vec<Computed> = lanes.par_iter().map(|lane| self.lane(hidden, targets, lane.clone())).collect();
-        let mut total = Computed {
-            hidden: vec![0.0; self.peers * rows * d],
-            parts: Parts::zeros(0, 0),
-            losses: RowLosses::new(self.peers),
-        };
-        for (number, (result, lane)) in results.into_iter().zip(lanes).enumerate() {
-            for peer in 0..self.peers {
-                let into = &mut total.hidden[(peer * rows + lane.start) * d..(peer * rows + lane.end) * d];
-                into.copy_from_slice(&result.hidden[peer * lane.len() * d..(peer + 1) * lane.len() * d]);
-            }
-            if number == 0 {
-                total.parts = result.parts;
-            } else {
-                total.parts.add(&result.parts);
-            }
-            total.losses.append(result.losses);
-        }
-        total
+        self.on_threads(hidden, targets, Rows::Plain)
     }
 
     /// Makes truncated rows of those in `noise`, which [`Prediction::compute`] took for others: adds to gradients and sums
@@ -127,27 +118,35 @@ impl<'a> Prediction<'a> {
     pub fn truncate(&self, computed: &mut Computed, hidden: &[f32], targets: &[i64], noise: &[usize]) {
         let (d, rows) = (self.dimension(), targets.len());
         let place = |peer: usize, row: usize| (peer * rows + row) * d..(peer * rows + row + 1) * d;
-        let mut chunk = Chunk::new(self.peers * self.chunk_rows.min(noise.len()), d, self.catalogue());
-        let mut others = Vec::new();
-        for noise in noise.chunks(self.chunk_rows) {
-            let each = || (0..self.peers).flat_map(|peer| noise.iter().map(move |row| (peer, *row)));
-            for ((peer, row), into) in each().zip(chunk.hidden.chunks_exact_mut(d)) {
-                into.copy_from_slice(&hidden[place(peer, row)]);
-            }
-            let targets: Vec<i64> = noise.iter().map(|row| targets[*row]).collect();
-            let n = self.logits(&mut chunk, noise.len());
-            let logits = &mut chunk.logits[..n * self.catalogue()];
-            others.clear();
-            others.extend_from_slice(logits);
-            self.losses(&targets, false, -self.scale, &mut others);
-            let losses = self.losses(&targets, true, self.scale, logits);
-            passes::run(passes::Add { into: logits, addend: &others });
-            self.back(&mut chunk, n, &mut computed.parts);
-            for ((peer, row), change) in each().zip(chunk.gradient.chunks_exact(d)) {
-                passes::run(passes::Add { into: &mut computed.hidden[place(peer, row)], addend: change });
-            }
-            noise.iter().enumerate().for_each(|(from, row)| computed.losses.replace(*row, &losses, from));
+        let each = || (0..self.peers).flat_map(|peer| noise.iter().map(move |row| (peer, *row)));
+        let few: Vec<f32> = each().flat_map(|(peer, row)| hidden[place(peer, row)].iter().copied()).collect();
+        let few_targets: Vec<i64> = noise.iter().map(|row| targets[*row]).collect();
+        let change = self.on_threads(&few, &few_targets, Rows::Truncated);
+        for ((peer, row), change) in each().zip(change.hidden.chunks_exact(d)) {
+            passes::run(passes::Add { into: &mut computed.hidden[place(peer, row)], addend: change });
         }
+        let before = std::mem::replace(&mut computed.parts, Parts::zeros(0, 0));
+        computed.parts = Parts::total(vec![before, change.parts]);
+        noise.iter().enumerate().for_each(|(from, row)| computed.losses.replace(*row, &change.losses, from));
+    }
+
+    fn on_threads(&self, hidden: &[f32], targets: &[i64], kind: Rows) -> Computed {
+        let (d, rows) = (self.dimension(), targets.len());
+        let lanes = self.lanes(rows);
+        let results: Vec<Computed> =
+            lanes.par_iter().map(|lane| self.lane(hidden, targets, lane.clone(), kind)).collect();
+        let mut whole = vec![0.0; self.peers * rows * d];
+        let mut losses = RowLosses::new(self.peers);
+        let mut parts = Vec::with_capacity(lanes.len());
+        for (result, lane) in results.into_iter().zip(lanes) {
+            for peer in 0..self.peers {
+                let into = &mut whole[(peer * rows + lane.start) * d..(peer * rows + lane.end) * d];
+                into.copy_from_slice(&result.hidden[peer * lane.len() * d..(peer + 1) * lane.len() * d]);
+            }
+            losses.append(result.losses);
+            parts.push(result.parts);
+        }
+        Computed { hidden: whole, parts: Parts::total(parts), losses }
     }
 
     /// A run of rows for each thread, as far as there are chunks.
@@ -156,7 +155,7 @@ impl<'a> Prediction<'a> {
         (0..count).map(|lane| rows * lane / count..rows * (lane + 1) / count).collect()
     }
 
-    fn lane(&self, hidden: &[f32], targets: &[i64], lane: Range<usize>) -> Computed {
+    fn lane(&self, hidden: &[f32], targets: &[i64], lane: Range<usize>, kind: Rows) -> Computed {
         let (d, rows) = (self.dimension(), targets.len());
         let mut result = Computed {
             hidden: vec![0.0; self.peers * lane.len() * d],
@@ -175,8 +174,7 @@ impl<'a> Prediction<'a> {
             }
             let targets = &targets[lane.start + range.start..lane.start + range.end];
             let n = self.logits(&mut chunk, range.len());
-            let logits = &mut chunk.logits[..n * self.catalogue()];
-            result.losses.append(self.losses(targets, false, self.scale, logits));
+            result.losses.append(self.losses_of(kind, targets, &mut chunk, n));
             self.back(&mut chunk, n, &mut result.parts);
             for peer in 0..self.peers {
                 let into = (peer * lane.len() + range.start) * d;
@@ -206,6 +204,21 @@ impl<'a> Prediction<'a> {
         let with_one = Matrix::new(transformed, n, d + 1);
         product(self.precision, &mut MatrixMut::new(&mut chunk.logits, n, catalogue), Write::Over, with_one, output);
         n
+    }
+
+    /// The losses of a chunk, whose logits become their gradients or, of truncated rows, what these differ by from those
+    /// of other rows.
+    fn losses_of(&self, kind: Rows, targets: &[i64], chunk: &mut Chunk, n: usize) -> RowLosses {
+        let logits = &mut chunk.logits[..n * self.catalogue()];
+        if kind == Rows::Plain {
+            return self.losses(targets, false, self.scale, logits);
+        }
+        chunk.others.clear();
+        chunk.others.extend_from_slice(logits);
+        self.losses(targets, false, -self.scale, &mut chunk.others);
+        let losses = self.losses(targets, true, self.scale, logits);
+        passes::run(passes::Add { into: logits, addend: &chunk.others });
+        losses
     }
 
     /// The losses of logits, `[T, rows, V]`, which become their gradients.
@@ -275,19 +288,19 @@ impl Parts<Vec<f32>> {
         }
     }
 
-    fn add(&mut self, other: &Self) {
-        let mine = [
-            &mut self.transform,
-            &mut self.transform_bias,
-            &mut self.gain,
-            &mut self.bias,
-            &mut self.output,
-            &mut self.output_bias,
-        ];
-        let theirs =
-            [&other.transform, &other.transform_bias, &other.gain, &other.bias, &other.output, &other.output_bias];
-        for (into, addend) in mine.into_iter().zip(theirs) {
-            passes::run(passes::Add { into, addend });
+    /// The sums of lanes, in their order.
+    fn total(lanes: Vec<Self>) -> Self {
+        let sum = |of: fn(&mut Self) -> &mut Vec<f32>, lanes: &mut [Self]| {
+            sum_in_order(lanes.iter_mut().map(|lane| std::mem::take(of(lane))).collect())
+        };
+        let mut lanes = lanes;
+        Self {
+            transform: sum(|parts| &mut parts.transform, &mut lanes),
+            transform_bias: sum(|parts| &mut parts.transform_bias, &mut lanes),
+            gain: sum(|parts| &mut parts.gain, &mut lanes),
+            bias: sum(|parts| &mut parts.bias, &mut lanes),
+            output: sum(|parts| &mut parts.output, &mut lanes),
+            output_bias: sum(|parts| &mut parts.output_bias, &mut lanes),
         }
     }
 }
@@ -306,6 +319,8 @@ struct Chunk {
     transformed: Vec<f32>,
     /// `[n, V]`, then their gradients.
     logits: Vec<f32>,
+    /// Logits once more, where rows are truncated.
+    others: Vec<f32>,
     /// `[n, d]`.
     back: Vec<f32>,
     /// `[n, d]`.
@@ -322,6 +337,7 @@ impl Chunk {
             inverse: of(1),
             transformed: of(d + 1),
             logits: of(catalogue),
+            others: Vec::new(),
             back: of(d),
             gradient: of(d),
         }

@@ -83,7 +83,7 @@ impl Network {
                 *last = step;
                 let peers = parameters(&self.peers, &self.encoders);
                 let networks = Networks { shape: &self.shape, peers: &peers, seed: self.seed, step, precision };
-                let hidden = engine.forward(networks, &self.shared.embedding(), Packed::new(batch));
+                let hidden = engine.forward(networks, &self.shared.embedding(), Packed::new(batch, &self.shape));
                 let shape = [-1, self.shape.dimension];
                 return hidden.iter().map(|rows| Tensor::from_slice(rows).view(shape)).collect();
             }
@@ -144,7 +144,7 @@ impl Network {
     /// Hidden rows of one hosted peer, `[R, d]`, without dropout or graph.
     pub fn evaluate_rows(&self, encoder: &Encoder, batch: &Batch) -> Tensor {
         if let Pass::Packed { .. } = self.pass {
-            let packed = Packed::new(batch);
+            let packed = Packed::new(batch, &self.shape);
             let rows = packed::evaluate(&self.shape, encoder.parameters.slice(), &self.shared.embedding(), &packed);
             return Tensor::from_slice(&rows).view([-1, self.shape.dimension]);
         }

@@ -54,6 +54,12 @@ impl KeepRow {
         L::keep_factors(self, at as u32)
     }
 
+    /// What sets its mask apart from others.
+    #[cfg(test)]
+    pub(crate) fn name(&self) -> [u32; 2] {
+        self.keys
+    }
+
     /// The hash of a place, as every vector computes it: Wellons' low-bias integer permutation, keyed before and within.
     #[inline(always)]
     pub(super) fn hash(&self, place: u32) -> u32 {
@@ -111,7 +117,7 @@ mod tests {
         }
     }
 
-    /// Shares of dropped values, and of neighbours dropped together: in a row, down a column, across keys.
+    /// Shares of dropped values, and of neighbours dropped together: in a row and down a column.
     #[test]
     fn masks_drop_the_share_asked_for_independently() {
         let keep = Keep::new(0.2, 1);

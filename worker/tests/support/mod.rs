@@ -1,7 +1,7 @@
 //! Trains a small cohort inside one process: a thread for each worker, loopback between them.
 //!
-//! Dropout must be off here: libtorch's default generator is one for the whole process, so that threads would disturb
-//! one another's draws. Real processes with dropout are in the crate `integration-tests`.
+//! Dropout is on: its masks come from no generator that threads could share. Real processes are in the crate
+//! `integration-tests`.
 
 #![allow(clippy::unwrap_used, dead_code)]
 
@@ -54,10 +54,10 @@ pub fn data(directory: &Path) -> PathBuf {
     file
 }
 
-/// A small configuration without dropout; `overrides` as on the command line.
+/// A small configuration; `overrides` as on the command line.
 pub fn configuration(data: &Path, overrides: &[&str]) -> RunConfig {
     let text = format!(
-        "[data]\npath = {:?}\n[network]\ndimension = 16\nfeed_forward = 32\ndropout = 0.0\n[samples]\nmax_length = 12\n\
+        "[data]\npath = {:?}\n[network]\ndimension = 16\nfeed_forward = 32\ndropout = 0.2\n[samples]\nmax_length = 12\n\
          copies = 3\n[train]\nsteps = 12\nbatch_size = 16\n[optimizer]\nlearning_rate = 0.003\nwarmup_steps = 5\n\
          [evaluation]\nprotocols = [\"uniform99\", \"full\"]\n[exchange]\ndeadline_seconds = 60.0\n",
         data.display().to_string()

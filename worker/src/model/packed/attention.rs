@@ -6,14 +6,15 @@
 
 use super::blocks::Place;
 use super::passes::run;
+use crate::caches;
 use crate::matrix::{Matrix, MatrixMut, Write, product};
 use crate::simd::elementary::exp;
 use crate::simd::keep::Keep;
 use crate::simd::lanes::{Lanes, Task, load, store, sweep};
 use medley_common::config::Precision;
 
-/// Scores worked on at once: with their gradients, half of a second-level cache of 1 MiB.
-const SCORES: usize = 1 << 16;
+/// Scores worked on at once as a share of a core's second-level cache: with their gradients they fill half of it.
+const SCORES_SHARE: usize = 4;
 
 /// Attention of one layer.
 #[derive(Clone, Copy)]
@@ -62,7 +63,7 @@ impl Attention {
                 self.scores(&inputs, head, &part, scores);
                 run(Weights {
                     attention: *self,
-                    head: head as u32,
+                    head,
                     scores,
                     keys: part.keys,
                     places: &inputs.places[part.start..part.end],
@@ -111,7 +112,7 @@ impl Attention {
                 );
                 run(WeightsBackward {
                     attention: *self,
-                    head: head as u32,
+                    head,
                     scores,
                     changes,
                     keys: part.keys,
@@ -139,7 +140,8 @@ impl Attention {
     /// Query rows worked on together, and the keys that any of them sees.
     fn parts(&self, inputs: &Inputs<'_>) -> impl Iterator<Item = Part> + use<> {
         let (count, all) = (inputs.places.len(), inputs.keys_values.len() / (2 * self.dimension));
-        let step = (SCORES / all.max(1)).clamp(8, count.max(8));
+        let scores = caches::second_level() / (4 * SCORES_SHARE);
+        let step = (scores / all.max(1)).clamp(8, count.max(8));
         let last: Vec<usize> = inputs.places.iter().map(|place| place.position as usize + 1).collect();
         let causal = self.causal;
         (0..count).step_by(step).map(move |start| {
@@ -155,6 +157,11 @@ impl Attention {
         let queries = Matrix::strided(&inputs.queries[part.start * d + head * width..], rows, width, d);
         let keys = Matrix::strided(&inputs.keys_values[head * width..], part.keys, width, 2 * d);
         product(self.precision, &mut MatrixMut::new(into, rows, part.keys), Write::Over, queries, keys.transposed());
+    }
+
+    /// The dropout of a head's weights.
+    pub fn of_head(&self, head: usize) -> Keep {
+        self.keep.site(head as u64)
     }
 
     fn scale(&self) -> f32 {
@@ -184,7 +191,7 @@ pub fn sized(buffer: &mut Vec<f32>, length: usize) -> &mut [f32] {
 /// Scores become weights with dropout, not yet divided by their sum; `inverse` is 1 / the sum.
 struct Weights<'a> {
     attention: Attention,
-    head: u32,
+    head: usize,
     scores: &'a mut [f32],
     keys: usize,
     places: &'a [Place],
@@ -196,7 +203,7 @@ impl Task for Weights<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let scale = self.attention.scale();
-        let site = self.attention.keep.site(u64::from(self.head));
+        let site = self.attention.of_head(self.head);
         let outputs = self.log_sums.iter_mut().zip(self.inverse.iter_mut());
         for ((row, place), (log_sum, inverse)) in self.scores.chunks_exact_mut(self.keys).zip(self.places).zip(outputs)
         {
@@ -248,7 +255,7 @@ impl Task for ScaleRows<'_> {
 /// product of the mixed values and their gradient.
 struct WeightsBackward<'a> {
     attention: Attention,
-    head: u32,
+    head: usize,
     scores: &'a mut [f32],
     changes: &'a mut [f32],
     keys: usize,
@@ -263,7 +270,7 @@ impl Task for WeightsBackward<'_> {
     fn run<L: Lanes>(self) {
         let (d, width) = (self.attention.dimension, self.attention.dimension / self.attention.heads);
         let scale = self.attention.scale();
-        let site = self.attention.keep.site(u64::from(self.head));
+        let site = self.attention.of_head(self.head);
         let rows = self.scores.chunks_exact_mut(self.keys).zip(self.changes.chunks_exact_mut(self.keys));
         let mixes = self.mixed.chunks(d).zip(self.mixed_gradient.chunks(d));
         for ((((row, change), place), log_sum), (mixed, gradient)) in

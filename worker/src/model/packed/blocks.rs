@@ -2,11 +2,17 @@
 
 use crate::caches;
 use crate::data::{Batch, Bucket};
+use medley_common::config::NetworkConfig;
 use std::ops::Range;
 
-/// Bytes of a second-level cache for each token of a block: at d = 64 the activations of 256 tokens within a layer, its weights
-/// and their gradients fit 1 MiB.
-const CACHE_PER_TOKEN: usize = 4 << 10;
+/// Values of a token within a layer that a block keeps in a core's second-level cache, in multiples of the width of hidden states
+/// and of that of feed-forward sublayers. They fill it half or less, beside the layer's weights and their gradients: at d = 64
+/// and 1 MiB a block has 256 tokens.
+const HIDDEN_VALUES: usize = 8;
+const INNER_VALUES: usize = 2;
+
+/// Fewest tokens of a block: smaller products waste the processor's registers.
+const LEAST_TOKENS: usize = 64;
 
 /// The sequences of a batch, without padding.
 #[derive(Debug, Default)]
@@ -56,8 +62,9 @@ pub struct Place {
 
 impl Packed {
     /// Leaves the padding out and cuts blocks that suit this machine's caches.
-    pub fn new(batch: &Batch) -> Self {
-        Self::in_blocks(batch, caches::second_level() / CACHE_PER_TOKEN)
+    pub fn new(batch: &Batch, shape: &NetworkConfig) -> Self {
+        let values = HIDDEN_VALUES * shape.dimension as usize + INNER_VALUES * shape.feed_forward as usize;
+        Self::in_blocks(batch, (caches::second_level() / (4 * values)).max(LEAST_TOKENS))
     }
 
     /// The same, with at most so many tokens in a block, unless one sequence alone is longer.
@@ -102,6 +109,18 @@ impl Packed {
         block.sequences.push(Sequence { tokens: first..first + length, rows });
         block.tokens.end = self.tokens.len();
         block.rows.end = self.rows;
+    }
+
+    /// A mutable vector of all tokens, `[N, d]`, cut where lanes that cover all blocks are.
+    pub fn split<'v>(&self, lanes: &[Range<usize>], values: &'v mut [f32], d: usize) -> Vec<&'v mut [f32]> {
+        let mut rest = values;
+        let part = |lane: &Range<usize>| {
+            let tokens = self.blocks[lane.end - 1].tokens.end - self.blocks[lane.start].tokens.start;
+            let (part, after) = std::mem::take(&mut rest).split_at_mut(tokens * d);
+            rest = after;
+            part
+        };
+        lanes.iter().map(part).collect()
     }
 
     /// The blocks in runs of about equally many tokens, at most `count` of them.
@@ -157,7 +176,7 @@ mod tests {
     fn padding_is_left_out_and_rows_keep_their_order() {
         let first = bucket(3, &[2, 3], &[(0, 1), (1, 0), (1, 2)]);
         let second = bucket(5, &[5], &[(0, 4)]);
-        let packed = Packed::new(&Batch { buckets: vec![first, second], rows: 4 });
+        let packed = Packed::in_blocks(&Batch { buckets: vec![first, second], rows: 4 }, 256);
         assert_eq!(packed.tokens, [1, 2, 101, 102, 103, 1, 2, 3, 4, 5]);
         assert_eq!((packed.rows, packed.blocks.len()), (4, 1));
         let block = &packed.blocks[0];
@@ -182,6 +201,9 @@ mod tests {
         assert_eq!(packed.lanes(1), vec![0..6]);
         let many = packed.lanes(20);
         assert_eq!(many.iter().map(Range::len).sum::<usize>(), 6);
+        let mut values = vec![0.0; 1100 * 2];
+        let parts = packed.split(&packed.lanes(2), &mut values, 2);
+        assert_eq!(parts.iter().map(|part| part.len()).collect::<Vec<_>>(), [1200, 1000]);
         assert!(Packed::default().lanes(3).is_empty());
     }
 

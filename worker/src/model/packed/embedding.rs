@@ -49,7 +49,7 @@ impl Parts<&[f32]> {
             into_width: d,
         });
         if keep.is_active() {
-            run(Drop { rows: values, width: d, keep, places: &block.token_places });
+            run(MultiplyKeep { rows: values, width: d, keep, places: &block.token_places });
         }
     }
 
@@ -65,7 +65,7 @@ impl Parts<&[f32]> {
         bias_gradient: &mut [f32],
     ) {
         if keep.is_active() {
-            run(Drop { rows: gradient, width: self.gain.len(), keep, places: &block.token_places });
+            run(MultiplyKeep { rows: gradient, width: self.gain.len(), keep, places: &block.token_places });
         }
         layer::back(gradient, &embedded.norm, self.gain, gain_gradient, bias_gradient);
     }
@@ -92,14 +92,14 @@ pub fn scatter(tokens: &[u32], blocks: &[Block], gradient: &[f32], items: &mut [
 }
 
 /// `rows *= keep`.
-struct Drop<'a> {
+struct MultiplyKeep<'a> {
     rows: &'a mut [f32],
     width: usize,
     keep: Keep,
     places: &'a [Place],
 }
 
-impl Task for Drop<'_> {
+impl Task for MultiplyKeep<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         for (row, place) in self.rows.chunks_exact_mut(self.width).zip(self.places) {

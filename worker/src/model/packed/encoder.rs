@@ -81,7 +81,7 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// Takes the gradient of hidden rows, `[q, d]`, back to that of the embedded tokens, `[n, d]`, which is added to
+    /// Takes the gradient of hidden rows, `[q, d]`, back to that of the embedded tokens, `[n, d]`, which is written to
     /// `embedded_gradient`; gradients of the parameters are added to `gradients`, flat.
     #[allow(clippy::too_many_arguments)]
     pub fn backward(
@@ -127,7 +127,7 @@ impl<'a> Encoder<'a> {
             std::mem::swap(&mut scratch.gradient, &mut scratch.next_gradient);
             length = n * d;
         }
-        super::passes::run(super::passes::Add { into: embedded_gradient, addend: &scratch.gradient[..n * d] });
+        embedded_gradient.copy_from_slice(&scratch.gradient[..n * d]);
     }
 
     fn layer(&self, number: usize) -> Layer<'_> {
@@ -154,5 +154,32 @@ impl<'a> Encoder<'a> {
         let layers = (0..self.shape.layers).map(|_| Parts::take(d, inner, &mut next)).collect();
         let last_norm = (self.shape.norm == NormPlacement::Pre).then(|| [next(d), next(d)]);
         (layers, last_norm)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A mask that two places share would tie what they drop.
+    #[test]
+    fn every_site_of_an_encoder_has_masks_of_its_own() {
+        let shape = NetworkConfig { layers: 3, ..NetworkConfig::default() };
+        let length: i64 =
+            crate::model::Encoder::specifications(&shape).iter().map(crate::model::Specification::len).sum();
+        let parameters = vec![0.0; length as usize];
+        let root = Keep::new(0.2, 99);
+        let encoder = Encoder::new(&shape, &parameters, root, Precision::Float32);
+        let mut keys = vec![root.row(0, 0).name()];
+        for number in 0..3 {
+            for keep in encoder.layer(number).sites() {
+                keys.extend([keep.row(0, 0).name(), keep.row(0, 1).name(), keep.row(1, 0).name()]);
+            }
+        }
+        // The weights of two heads and the outputs of two sublayers in each of three layers, each in three rows.
+        assert_eq!(keys.len(), 1 + 3 * 4 * 3);
+        keys.sort_unstable();
+        assert!(keys.windows(2).all(|pair| pair[0] != pair[1]));
     }
 }

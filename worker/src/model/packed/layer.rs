@@ -440,6 +440,13 @@ impl Layer<'_> {
         );
     }
 
+    /// All its dropout: each head's weights, then the outputs of the two sublayers.
+    #[cfg(test)]
+    pub fn sites(&self) -> Vec<Keep> {
+        let heads = (0..self.heads).map(|head| self.attention().of_head(head));
+        heads.chain([ATTENTION_OUTPUT, FORWARD_OUTPUT].map(|site| self.keep.site(site))).collect()
+    }
+
     fn attention(&self) -> Attention {
         let keep = self.keep.site(ATTENTION_WEIGHTS);
         Attention { dimension: self.dimension, heads: self.heads, causal: self.causal, keep, precision: self.precision }

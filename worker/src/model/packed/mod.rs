@@ -28,18 +28,22 @@ pub use embedding::Parts as EmbeddingParts;
 
 use crate::random::{Purpose, seed_of};
 use crate::simd::keep::Keep;
+use attention::sized;
 use embedding::Embedded;
 use encoder::{BlockTape, Encoder, Scratch};
 use medley_common::config::{NetworkConfig, Precision};
+use passes::{Add, run};
 use rayon::prelude::*;
 use std::cell::RefCell;
-use std::ops::Range;
 
 /// Added to the variance in every layer normalisation.
 const EPSILON: f32 = super::NORM_EPSILON as f32;
 
 /// Runs of blocks a thread: more than one, so that a thread which others hold up does not hold up all.
 const LANES_PER_THREAD: usize = 2;
+
+/// Values of a vector that a thread sums at a time.
+const SUMMED_AT_ONCE: usize = 16 * 1024;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
@@ -52,6 +56,7 @@ pub struct Engine {
     embedded: Vec<Embedded>,
     /// `[peers][blocks]`.
     tapes: Vec<Vec<BlockTape>>,
+    /// `[peers, N, d]`.
     embedded_gradient: Vec<f32>,
 }
 
@@ -137,55 +142,90 @@ impl Engine {
         hidden_gradients: &[&[f32]],
         embedding_gradients: EmbeddingParts<&mut [f32]>,
     ) -> Vec<Vec<f32>> {
+        let gradients = self.through_encoders(networks, hidden_gradients);
         let (packed, d) = (&self.packed, networks.width());
-        let encoders: Vec<Encoder<'_>> = (0..networks.peers.len()).map(|place| networks.encoder(place)).collect();
         let lanes = packed.lanes(LANES_PER_THREAD * rayon::current_num_threads());
-        self.embedded_gradient.clear();
-        self.embedded_gradient.resize(packed.tokens.len() * d, 0.0);
-        let mut rest = &mut self.embedded_gradient[..];
-        let tasks: Vec<(Range<usize>, &mut [f32])> = lanes
-            .into_iter()
-            .map(|lane| {
-                let tokens: usize = packed.blocks[lane.clone()].iter().map(|block| block.tokens.len()).sum();
-                let (mine, after) = std::mem::take(&mut rest).split_at_mut(tokens * d);
-                rest = after;
-                (lane, mine)
-            })
-            .collect();
-        let (tapes, embedded, keep) = (&self.tapes, &self.embedded, networks.embedding_keep());
-        let sums: Vec<LaneSums> = tasks
+        let (total, others) = self.embedded_gradient.split_at_mut(packed.tokens.len() * d);
+        let tasks: Vec<_> = lanes.iter().cloned().zip(packed.split(&lanes, total, d)).collect();
+        let (all, keep) = (&self.embedded, networks.embedding_keep());
+        let sums: Vec<[Vec<f32>; 2]> = tasks
             .into_par_iter()
-            .map(|(lane, embedded_gradient)| {
-                let mut sums = LaneSums::new(networks.peers, d);
+            .map(|(lane, gradient)| {
+                let mut sums = [vec![0.0; d], vec![0.0; d]];
                 let first = packed.blocks[lane.start].tokens.start;
-                for (place, encoder) in encoders.iter().enumerate() {
-                    for number in lane.clone() {
-                        let (block, embedded) = (&packed.blocks[number], &embedded[number]);
-                        let hidden = &hidden_gradients[place][block.rows.start * d..block.rows.end * d];
-                        let into =
-                            &mut embedded_gradient[(block.tokens.start - first) * d..(block.tokens.end - first) * d];
-                        let (tape, sums) = (&tapes[place][number], &mut sums.peers[place]);
-                        SCRATCH.with_borrow_mut(|scratch| {
-                            encoder.backward(&embedded.values, block, tape, hidden, sums, into, scratch);
-                        });
-                    }
-                }
                 for number in lane {
-                    let (block, embedded) = (&packed.blocks[number], &embedded[number]);
-                    let gradient =
-                        &mut embedded_gradient[(block.tokens.start - first) * d..(block.tokens.end - first) * d];
-                    embedding.backward(block, keep, embedded, gradient, &mut sums.gain, &mut sums.bias);
+                    let (block, [gain, bias]) = (&packed.blocks[number], &mut sums);
+                    let gradient = &mut gradient[(block.tokens.start - first) * d..(block.tokens.end - first) * d];
+                    for other in others.chunks_exact(packed.tokens.len() * d) {
+                        run(Add { into: gradient, addend: &other[block.tokens.start * d..block.tokens.end * d] });
+                    }
+                    embedding.backward(block, keep, &all[number], gradient, gain, bias);
                 }
                 sums
             })
             .collect();
-        let sums = LaneSums::total(sums, networks.peers, d);
         let EmbeddingParts { items, positions, gain, bias } = embedding_gradients;
-        embedding::scatter(&packed.tokens, &packed.blocks, &self.embedded_gradient, items, positions, d);
-        passes::run(passes::Add { into: gain, addend: &sums.gain });
-        passes::run(passes::Add { into: bias, addend: &sums.bias });
-        sums.peers
+        embedding::scatter(&packed.tokens, &packed.blocks, total, items, positions, d);
+        for [lane_gain, lane_bias] in &sums {
+            run(Add { into: gain, addend: lane_gain });
+            run(Add { into: bias, addend: lane_bias });
+        }
+        gradients
     }
+
+    /// Each hosted encoder's gradient, flat; leaves those of the embedded tokens in `embedded_gradient`, `[peers, N, d]`.
+    ///
+    /// Every thread has some runs of blocks of some peers to do, each with sums of its own: the more peers, the fewer runs
+    /// each is cut into, so that memory grows with threads or peers, not with both.
+    fn through_encoders(&mut self, networks: Networks<'_>, hidden_gradients: &[&[f32]]) -> Vec<Vec<f32>> {
+        let (packed, d, peers) = (&self.packed, networks.width(), networks.peers.len());
+        let encoders: Vec<Encoder<'_>> = (0..peers).map(|place| networks.encoder(place)).collect();
+        let lanes = packed.lanes((LANES_PER_THREAD * rayon::current_num_threads()).div_ceil(peers));
+        let size = packed.tokens.len() * d;
+        if size == 0 {
+            return networks.peers.iter().map(|(_, parameters)| vec![0.0; parameters.len()]).collect();
+        }
+        sized(&mut self.embedded_gradient, peers * size);
+        self.embedded_gradient.truncate(peers * size);
+        let mut tasks = Vec::with_capacity(peers * lanes.len());
+        for (place, into) in self.embedded_gradient.chunks_exact_mut(size).enumerate() {
+            tasks.extend(
+                lanes.iter().cloned().zip(packed.split(&lanes, into, d)).map(|(lane, into)| (place, lane, into)),
+            );
+        }
+        let (tapes, embedded) = (&self.tapes, &self.embedded);
+        let sums: Vec<Vec<f32>> = tasks
+            .into_par_iter()
+            .map(|(place, lane, into)| {
+                let mut sums = vec![0.0; networks.peers[place].1.len()];
+                let first = packed.blocks[lane.start].tokens.start;
+                for number in lane {
+                    let (block, embedded) = (&packed.blocks[number], &embedded[number].values);
+                    let hidden = &hidden_gradients[place][block.rows.start * d..block.rows.end * d];
+                    let into = &mut into[(block.tokens.start - first) * d..(block.tokens.end - first) * d];
+                    let (encoder, tape) = (&encoders[place], &tapes[place][number]);
+                    SCRATCH.with_borrow_mut(|scratch| {
+                        encoder.backward(embedded, block, tape, hidden, &mut sums, into, scratch);
+                    });
+                }
+                sums
+            })
+            .collect();
+        let mut sums = sums.into_iter();
+        (0..peers).map(|_| sum_in_order(sums.by_ref().take(lanes.len()).collect())).collect()
+    }
+}
+
+/// The sum of vectors of one length, added up in their order; the work is shared out by ranges of them.
+pub(crate) fn sum_in_order(vectors: Vec<Vec<f32>>) -> Vec<f32> {
+    let mut vectors = vectors.into_iter();
+    let mut total = vectors.next().unwrap_or_default();
+    let rest: Vec<Vec<f32>> = vectors.collect();
+    total.par_chunks_mut(SUMMED_AT_ONCE).enumerate().for_each(|(number, into)| {
+        let range = number * SUMMED_AT_ONCE..number * SUMMED_AT_ONCE + into.len();
+        rest.iter().for_each(|vector| run(Add { into, addend: &vector[range.clone()] }));
+    });
+    total
 }
 
 /// Hidden rows of one encoder, `[R, d]`, without dropout and without a way back; in float32 whatever training computes in, so that
@@ -214,31 +254,4 @@ pub fn evaluate(
         },
     );
     hidden
-}
-
-/// What a lane adds up.
-struct LaneSums {
-    peers: Vec<Vec<f32>>,
-    gain: Vec<f32>,
-    bias: Vec<f32>,
-}
-
-impl LaneSums {
-    fn new(peers: &[(u32, &[f32])], d: usize) -> Self {
-        let peers = peers.iter().map(|(_, parameters)| vec![0.0; parameters.len()]).collect();
-        Self { peers, gain: vec![0.0; d], bias: vec![0.0; d] }
-    }
-
-    /// Lane after lane.
-    fn total(lanes: Vec<Self>, peers: &[(u32, &[f32])], d: usize) -> Self {
-        let mut lanes = lanes.into_iter();
-        let mut total = lanes.next().unwrap_or_else(|| Self::new(peers, d));
-        for lane in lanes {
-            let parts = total.peers.iter_mut().chain([&mut total.gain, &mut total.bias]);
-            for (into, addend) in parts.zip(lane.peers.iter().chain([&lane.gain, &lane.bias])) {
-                passes::run(passes::Add { into, addend });
-            }
-        }
-        total
-    }
 }

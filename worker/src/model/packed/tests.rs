@@ -151,6 +151,21 @@ fn bfloat16_products_give_the_rows_and_gradients_of_float32_within_a_hundredth()
     }
 }
 
+/// Every instruction set computes the same: the test above once more in processes that are told to use each.
+#[test]
+fn every_instruction_set_agrees_too() {
+    let test = "model::packed::tests::every_kind_of_network_agrees_with_automatic_differentiation";
+    for level in crate::loss::SimdLevel::available() {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test])
+            .env("MEDLEY_SIMD", format!("{level:?}"))
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{level:?}: {text}");
+    }
+}
+
 /// With dropout on, masks must be the same on the way back: the slope along a direction equals the difference.
 #[test]
 fn gradients_with_dropout_are_those_of_the_function_that_was_computed() {

@@ -1,6 +1,6 @@
 //! Vectors of `f32` of whatever width the machine has, and the one place where a width is chosen.
 //!
-//! 1. [`Lanes`]: the few operations that the loss kernels need, on a vector of [`Lanes::WIDTH`] numbers.
+//! 1. [`Lanes`]: the few operations that the kernels need, on a vector of [`Lanes::WIDTH`] numbers.
 //! 2. `avx512`, `avx2`, `portable`: the three vectors.
 //! 3. [`SimdLevel`] and [`dispatch`]: detection at run time, and entry into code compiled for a level.
 //!
@@ -199,9 +199,15 @@ impl SimdLevel {
         })
     }
 
-    /// The fastest level that this machine can run.
+    /// The fastest level that this machine can run, or the one that the environment variable `MEDLEY_SIMD` names.
     pub fn best() -> SimdLevel {
-        Self::available().last().copied().unwrap_or(Self::Portable)
+        static BEST: OnceLock<SimdLevel> = OnceLock::new();
+        *BEST.get_or_init(|| {
+            let asked = std::env::var("MEDLEY_SIMD").unwrap_or_default();
+            let available = || Self::available().iter().copied();
+            let named = available().find(|level| format!("{level:?}").eq_ignore_ascii_case(&asked));
+            named.or(available().last()).unwrap_or(Self::Portable)
+        })
     }
 
     #[cfg(target_arch = "x86_64")]

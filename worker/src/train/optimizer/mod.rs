@@ -4,7 +4,7 @@
 
 mod fused;
 
-use crate::exchange::floats::slice_mut;
+use crate::exchange::floats::{slice, slice_mut};
 use crate::model::Parameters;
 use fused::{Coefficients, Span, Vectors};
 use medley_common::config::{OptimizerConfig, OptimizerVariant};
@@ -96,14 +96,14 @@ impl Moments {
                     epsilon: config.epsilon as f32,
                     learning_rate: learning_rate as f32,
                 };
-                // Handles of the same storage: what is written is the parameters themselves.
-                let (mut values, mut gradient) = (parameters.values().shallow_clone(), gradient.shallow_clone());
-                assert!(are_apart([&values, &self.first, &self.second, &gradient]), "a gradient has its own memory");
+                // A handle of the same storage: what is written is the parameters themselves.
+                let mut values = parameters.values().shallow_clone();
+                assert!(are_apart([&values, &self.first, &self.second, gradient]), "a gradient has its own memory");
                 let vectors = Vectors {
                     values: slice_mut(&mut values),
                     first: slice_mut(&mut self.first),
                     second: slice_mut(&mut self.second),
-                    gradient: slice_mut(&mut gradient),
+                    gradient: slice(gradient),
                 };
                 fused::update(vectors, spans, &coefficients);
             }
@@ -134,7 +134,7 @@ fn are_apart(vectors: [&Tensor; 4]) -> bool {
 /// Sum of squares of a flat gradient, in float64.
 pub fn squared_norm(gradient: &Tensor) -> f64 {
     match gradient.device() {
-        Device::Cpu => fused::squared_norm(slice_mut(&mut gradient.shallow_clone())),
+        Device::Cpu => fused::squared_norm(slice(gradient)),
         _ => gradient.square().sum(Kind::Double).double_value(&[]),
     }
 }
