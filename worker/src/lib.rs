@@ -3,7 +3,7 @@
 //! A batch goes in, gradients come out; data flows one way:
 //! [`data`] → [`model`] → [`exchange`] + [`loss`] → [`train`] → [`eval`], over [`collective`], with [`checkpoint`] beside
 //! them. [`device`] says where it is computed, [`session`] is the line to the coordinator, [`cli`] the commands of the binary,
-//! [`bench`] measures all of it.
+//! [`bench`](mod@bench) measures all of it.
 
 pub mod bench;
 pub mod checkpoint;
