@@ -1,5 +1,6 @@
-//! Matrix products of a step in float32 and in bfloat16, on one thread: those of a layer on a block of 256 tokens, of attention
-//! over 200 positions, and of the prediction layer on a chunk of 128 rows. 10⁹ of criterion's elements a second are GFLOP/s.
+//! Matrix products of a step in float32 and in bfloat16, on one thread: those of a layer on a block of 256 tokens, of
+//! attention over 200 positions, and of the prediction layer on a chunk of 128 rows. 10⁹ of criterion's elements a
+//! second are GFLOP/s.
 //!
 //! Run with `cargo bench -p medley-worker --bench products`; processors without AVX-512 BF16 measure float32 alone.
 

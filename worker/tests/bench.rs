@@ -45,6 +45,22 @@ fn one_worker_reports_every_key_and_sends_nothing() {
 }
 
 #[test]
+fn steps_in_bfloat16_are_measured_or_refused_in_a_line() {
+    if medley_worker::matrix::has_bfloat16() {
+        let result = step(&["--precision", "bf16"]);
+        assert_eq!(result["precision"], "bf16");
+        assert!(number(&result, "gemm_gflops") > 0.0);
+    } else {
+        let output = bench(&["step", "--precision", "bf16"]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("this processor has no AVX-512 BF16"));
+    }
+    let output = bench(&["step", "--precision", "bf16", "--exchange", "logits"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("train.precision"));
+}
+
+#[test]
 fn workers_send_the_same_bytes_every_time() {
     let cohort = ["--peers", "3", "--workers", "2"];
     let (first, second) = (step(&cohort), step(&cohort));

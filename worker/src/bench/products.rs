@@ -1,8 +1,9 @@
 //! How fast this process computes a step's matrix products when it computes nothing else: the yardstick of a step. It is no
 //! lower bound, though called a floor: products of blocks that stay in cache can be faster than these of the whole batch.
 //!
-//! Measured are all products of [`Work`], forward and backward, by libtorch on all of this process's threads, in
-//! the precision of the step (in bfloat16 with results of it too), with operands of the batch's own sizes and results written to memory that is already there:
+//! Measured are all products of [`Work`], forward and backward, by libtorch on all of this process's threads, in the
+//! precision of the step (bfloat16 with results of bfloat16, half the bytes that the step writes), with operands of
+//! the batch's own sizes and results written to memory that is already there:
 //! - projections and feed-forward: `[N, d]` by `[d, 3d]`, `[d, d]`, `[d, f]`, `[N, f]` by `[f, d]`, and for each the two
 //!   products of its gradient; of the last layer what the rows need;
 //! - attention: of all sequences and heads at once, `[l, d/heads]` by `[d/heads, l]`, `[l, l]` by `[l, d/heads]`, and

@@ -1,8 +1,9 @@
 //! Matrix products on slices, on the calling thread.
 //!
-//! Here are the views that make products safe, and [`product`]. In float32 it is the `gemm` crate's, which picks the machine's
-//! instructions at run time; [`bfloat16`] has our own, of factors that are rounded. Threads are the caller's business: what runs
-//! in parallel are blocks of sequences and chunks of rows, each small enough for a core's cache, not the inside of a product.
+//! Here are the views that make products safe, and [`product`]. In float32 it is the `gemm` crate's, which picks the
+//! machine's instructions at run time; [`bfloat16`] has our own, of factors that are rounded. Threads are the caller's
+//! business: what runs in parallel are blocks of sequences and chunks of rows, each small enough for a core's cache,
+//! not the inside of a product.
 
 mod bfloat16;
 
@@ -136,7 +137,8 @@ impl<'a> MatrixMut<'a> {
 /// In [`Precision::Bfloat16`] both factors are rounded to it; sums and result are float32.
 ///
 /// # Panics
-/// If the shapes disagree, or if the processor lacks the precision ([`has_bfloat16`]), which configurations are checked for.
+/// If the shapes disagree, or if the processor lacks the precision ([`has_bfloat16`]), which configurations are checked
+/// for.
 pub fn product(precision: Precision, into: &mut MatrixMut<'_>, write: Write, left: Matrix<'_>, right: Matrix<'_>) {
     let (to, a, b) = (into.layout, left.layout, right.layout);
     assert!(
@@ -160,8 +162,8 @@ fn float32(into: &mut MatrixMut<'_>, write: Write, left: Matrix<'_>, right: Matr
     let (to, a, b) = (into.layout, left.layout, right.layout);
     let adds = write == Write::Add;
     // SAFETY: every layout was checked against its slice when it was made (transposing keeps its last value), so all
-    // reads and writes lie within the three slices; `into` is borrowed mutably and so overlaps neither of the others, and its
-    // rows do not overlap one another. Strides fit isize because a slice's length does.
+    // reads and writes lie within the three slices; `into` is borrowed mutably and so overlaps neither of the others,
+    // and its rows do not overlap one another. Strides fit isize because a slice's length does.
     unsafe {
         gemm::gemm(
             to.rows,

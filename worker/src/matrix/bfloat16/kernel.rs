@@ -1,12 +1,12 @@
 //! Tiles of a product from packed factors.
 
 use super::super::{MatrixMut, Write};
+use super::blocks::{Line, WIDTH};
 use super::pack::Left;
-use super::{Line, WIDTH};
 use std::arch::x86_64::*;
 
-/// Writes a part of a product, of at most `VECTORS` vectors of columns, from a block of the left factor and a panel of the right
-/// one; `ROWS` rows at a time.
+/// Writes a part of a product, of at most `VECTORS` vectors of columns, from a block of the left factor and a panel of
+/// the right one; `ROWS` rows at a time.
 ///
 /// # Panics
 /// If the panel is not made of `VECTORS` vectors, or factors and product are of different sizes.

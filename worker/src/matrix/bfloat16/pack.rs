@@ -1,13 +1,14 @@
 //! Factors become pairs of bfloat16.
 //!
-//! Both factors are handled as `[lanes, inner]`, the right one transposed: lanes are the rows of the product, or its columns. One
-//! of the two dimensions is contiguous, which makes four cases; only a right factor whose inner dimension is contiguous must be
-//! turned around.
+//! Both factors are handled as `[lanes, inner]`, the right one transposed: lanes are the rows of the product, or its
+//! columns. One of the two dimensions is contiguous, which makes four cases; only a right factor whose inner dimension
+//! is contiguous must be turned around.
 //!
-//! Loops call no closures: one that a function of the standard library calls would not be compiled for these instructions.
+//! Loops call no closures: one that a function of the standard library calls would not be compiled for these
+//! instructions.
 
 use super::super::Matrix;
-use super::{Line, WIDTH};
+use super::blocks::{Line, WIDTH};
 use std::arch::x86_64::*;
 
 /// A packed block of the left factor.
@@ -49,8 +50,8 @@ pub fn left<'b>(block: Matrix<'_>, buffer: &'b mut Vec<Line>) -> Left<'b> {
     Left { lines, row_stride: 1, pair_stride: stride * WIDTH }
 }
 
-/// Packs a panel of the right factor, `[inner, columns]`, as `[pairs, columns]`, with zeros in the place of columns that lack to
-/// the last vector.
+/// Packs a panel of the right factor, `[inner, columns]`, as `[pairs, columns]`, with zeros in the place of columns
+/// that lack to the last vector.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub fn right<'b>(panel: Matrix<'_>, buffer: &'b mut Vec<Line>) -> &'b [Line] {
     let panel = panel.transposed();
@@ -92,7 +93,8 @@ fn interleave(source: Matrix<'_>, lines: &mut [Line], stride: usize) {
     }
 }
 
-/// Packs lanes whose inner dimension is contiguous, as [`interleave`] does: 16 lanes and 16 pairs at a time are turned around.
+/// Packs lanes whose inner dimension is contiguous, as [`interleave`] does: 16 lanes and 16 pairs at a time are turned
+/// around.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn transpose(source: Matrix<'_>, lines: &mut [Line], stride: usize) {
     let (lanes, pairs) = (source.layout.rows, source.layout.columns.div_ceil(2));

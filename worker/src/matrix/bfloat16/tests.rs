@@ -1,6 +1,7 @@
 //! The product against sums in float64 of factors that another function rounds.
 
 use super::super::{Matrix, MatrixMut, Write, product};
+use super::blocks::{BLOCK, DEPTH, WIDTH};
 use super::is_supported;
 use medley_common::config::Precision;
 use proptest::prelude::*;
@@ -68,8 +69,8 @@ impl Factor {
     }
 }
 
-/// Multiplies, and compares with sums in float64. Rounding in float32 is all that may differ: an error of 2⁻²⁴ of all that was
-/// summed at every addition.
+/// Multiplies, and compares with sums in float64. Rounding in float32 is all that may differ: an error of 2⁻²⁴ of all
+/// that was summed at every addition.
 fn check(left: &mut Factor, right: &mut Factor, gap: usize, write: Write) {
     let (rows, inner, columns) = (left.rows, left.columns, right.columns);
     let stride = columns + gap;
@@ -121,13 +122,13 @@ fn products_of_many_blocks_are_those_of_rounded_factors() {
         return;
     }
     for flips in [(false, false), (false, true), (true, false), (true, true)] {
-        for (rows, inner, columns) in [(7, 2 * super::DEPTH + 1, 70), (3, 5 * super::DEPTH + 3, 17)] {
+        for (rows, inner, columns) in [(7, 2 * DEPTH + 1, 70), (3, 5 * DEPTH + 3, 17)] {
             for write in [Write::Over, Write::Add] {
                 let mut left = Factor::new(rows, inner, 0, flips.0, 1);
                 check(&mut left, &mut Factor::new(inner, columns, 3, flips.1, 2), 1, write);
             }
         }
-        let mut left = Factor::new(super::BLOCK / super::WIDTH + 13, 5, 0, flips.0, 1);
+        let mut left = Factor::new(BLOCK / WIDTH + 13, 5, 0, flips.0, 1);
         check(&mut left, &mut Factor::new(5, 3, 0, flips.1, 2), 0, Write::Over);
     }
 }

@@ -228,8 +228,8 @@ pub(crate) fn sum_in_order(vectors: Vec<Vec<f32>>) -> Vec<f32> {
     total
 }
 
-/// Hidden rows of one encoder, `[R, d]`, without dropout and without a way back; in float32 whatever training computes in, so that
-/// metrics are of the parameters alone.
+/// Hidden rows of one encoder, `[R, d]`, without dropout and without a way back; in float32 whatever training computes
+/// in, so that metrics are of the parameters alone.
 pub fn evaluate(
     shape: &NetworkConfig,
     parameters: &[f32],
