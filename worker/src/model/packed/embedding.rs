@@ -1,7 +1,7 @@
 //! The embedding that all peers share: item plus position, normalised, with dropout (HAIL section 3.1).
 
 use super::blocks::{Block, Place};
-use super::layer::{self, Normalized};
+use super::norm::{self, Normalized};
 use super::passes::run;
 use crate::simd::keep::Keep;
 use crate::simd::lanes::{Lanes, Task, load, store, sweep};
@@ -67,7 +67,7 @@ impl Parts<&[f32]> {
         if keep.is_active() {
             run(MultiplyKeep { rows: gradient, width: self.gain.len(), keep, places: &block.token_places });
         }
-        layer::back(gradient, &embedded.norm, self.gain, gain_gradient, bias_gradient);
+        norm::backward(gradient, &embedded.norm, self.gain, gain_gradient, bias_gradient);
     }
 }
 

@@ -2,7 +2,9 @@
 
 use super::attention::sized;
 use super::blocks::Block;
-use super::layer::{self, Gradients, Layer, Normalized, Parts, Queries, Tape, Weights};
+use super::layer::{self, Layer, Queries, Tape};
+use super::norm::{self, Normalized};
+use super::parameters::{Gradients, Parts, Weights};
 use crate::simd::keep::Keep;
 use medley_common::config::{NetworkConfig, NetworkKind, NormPlacement, Precision};
 
@@ -77,7 +79,7 @@ impl<'a> Encoder<'a> {
         }
         if self.shape.norm == NormPlacement::Pre {
             let [gain, bias] = self.last_norm;
-            layer::normalize(&scratch.x[..hidden.len()], gain, bias, &mut tape.last_norm, hidden);
+            norm::forward(&scratch.x[..hidden.len()], gain, bias, &mut tape.last_norm, hidden);
         }
     }
 
@@ -99,7 +101,7 @@ impl<'a> Encoder<'a> {
         let gradient = sized(&mut scratch.gradient, n.max(block.row_places.len()) * d);
         gradient[..hidden_gradient.len()].copy_from_slice(hidden_gradient);
         if let Some([gain, bias]) = last_norm {
-            layer::back(&mut gradient[..hidden_gradient.len()], &tape.last_norm, self.last_norm[0], gain, bias);
+            norm::backward(&mut gradient[..hidden_gradient.len()], &tape.last_norm, self.last_norm[0], gain, bias);
         }
         let mut length = hidden_gradient.len();
         for number in (0..self.layers.len()).rev() {

@@ -7,7 +7,7 @@
 //!
 //! 1. [`blocks`]: [`Packed`], a batch without padding, cut into blocks.
 //! 2. This file: [`Engine`], all hosted peers over all blocks, on all threads.
-//! 3. [`embedding`], [`encoder`], [`layer`], [`attention`]: one block.
+//! 3. [`embedding`], [`encoder`], [`layer`] with its [`sublayers`], [`attention`] and [`norm`]: one block.
 //! 4. [`passes`]: what happens between products.
 //!
 //! Work is dealt out by block and by peer, so that T hosted peers keep as many cores busy as one does, and share the
@@ -18,7 +18,10 @@ mod blocks;
 mod embedding;
 mod encoder;
 mod layer;
+mod norm;
+mod parameters;
 pub(crate) mod passes;
+mod sublayers;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
