@@ -97,14 +97,17 @@ impl<'a> Prediction<'a> {
         Self { parts, output, peers, chunk_rows, precision, loss, scale }
     }
 
-    /// Bytes that [`Prediction::compute`] and [`Prediction::truncate`] hold at most on `threads` threads beside what it takes and returns.
+    /// Bytes that [`Prediction::compute`] and [`Prediction::truncate`] hold at most on `threads` threads, beside the
+    /// hidden rows, their gradients and the losses of each row.
     pub fn bytes(&self, threads: usize) -> usize {
         let (d, catalogue) = (self.dimension(), self.catalogue());
         let rows = self.peers * self.chunk_rows;
         // Logits, and once more where some are truncated; beside them the loss keeps a row of each peer and some more.
         let chunk = rows * (2 * catalogue + 5 * d + 2) + (self.peers + 3) * catalogue;
         let sums = catalogue * (d + 1) + d * d + 3 * d;
-        4 * (threads * (chunk + sums) + self.output.len())
+        // What the product library packs of the item table; and the sums of all rows, which stay while noise is computed.
+        let packed = self.output.len();
+        4 * (threads * (chunk + sums + packed) + sums + self.output.len())
     }
 
     /// Losses of all peers on some rows, none of them truncated, and their gradients. `hidden` is `[T, rows, d]`, `targets`
