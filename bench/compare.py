@@ -10,7 +10,7 @@ import machine
 import report
 from programs import DoesNotFit, Trouble, Worker
 from pytorch import VARIANTS, Baseline
-from works import BYTES_FLAGS, BYTES_PEERS, WORKS, Work
+from works import BYTES_FLAGS, BYTES_PEERS, LOSS_FLAGS, WORKS, Work
 
 ROUNDS = 3
 # A variant that was slower than the best by more than this in the first round is not run again.
@@ -27,6 +27,7 @@ def run(worker: Worker, args) -> None:
     with tempfile.TemporaryDirectory(prefix="medley-bench-") as scratch:
         for work in works:
             results["works"].append(measure(worker, baseline, work, args, Path(scratch)))
+    results["loss"] = [worker.loss([*LOSS_FLAGS, "--threads", threads]) for threads in sorted({1, machine.cores()})]
     results["bytes"] = [bytes_at(worker, peers) for peers in (BYTES_PEERS[:1] if args.quick else BYTES_PEERS)]
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
@@ -58,7 +59,7 @@ def measure(worker: Worker, baseline: Baseline | None, work: Work, args, scratch
     their_data = user_item_lines(data, scratch) if data else None
     ours = {name: [] for name in placements(work.peers)}
     theirs = {variant.name: [] for variant in VARIANTS} if baseline else {}
-    trouble = {}
+    trouble, rounded = {}, []
     for number in range(rounds):
         for name, variant in turns(candidates(ours), candidates(theirs)):
             if name in trouble:
@@ -79,8 +80,19 @@ def measure(worker: Worker, baseline: Baseline | None, work: Work, args, scratch
                 continue
             print(f"bench: {work.name}, round {number + 1}/{rounds}, {'PyTorch ' if variant else ''}{name}: "
                   f"{found['step_ms']:.0f} ms", flush=True)
+        rounded += in_bfloat16(worker, work, data)
     return {"name": work.name, "title": work.title, "peers": work.peers, "target": work.faster,
-            "ours": ours, "theirs": theirs, "trouble": trouble}
+            "ours": ours, "ours_bf16": rounded, "theirs": theirs, "trouble": trouble}
+
+
+def in_bfloat16(worker: Worker, work: Work, data: Path | None) -> list[dict]:
+    """One run of ours with products in bfloat16, where the processor has them."""
+    if "avx512_bf16" not in machine.instruction_sets():
+        return []
+    placement = next(iter(placements(work.peers).values()))
+    found = worker.step([*our_flags(work, data, placement), "--precision", "bf16"])
+    print(f"bench: {work.name}, products in bfloat16: {found['step_ms']:.0f} ms", flush=True)
+    return [found]
 
 
 def turns(ours: list[str], theirs: list[str]) -> list[tuple]:

@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from programs import Trouble, Worker
+from works import LOSS_FLAGS
+
+# What the ratios are to: the products that `worker/src/bench/products.rs` measures. Raise it when those change, since ratios to
+# other products cannot be compared.
+YARDSTICK = 2
 
 # The band within which a ratio counts as unchanged.
 NOISE = 0.20
 
 SHAPES = ["ml-1m", "toys", "chi-18", "nyc-16", "lastfm"]
 STEP_FLAGS = ["--peers", 2, "--workers", 1, "--steps", 5, "--warmup", 2]
-LOSS_FLAGS = ["--rows", 2560, "--items", 3416, "--peers", 4]
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,8 @@ def read(path: Path) -> dict:
         stored = json.loads(path.read_text())
         if not (isinstance(stored["noise"], float) and all(ratio > 0 for ratio in stored["ratios"].values())):
             raise ValueError("no ratios")
+        if stored["yardstick"] != YARDSTICK:
+            raise ValueError(f"ratios to products of version {stored['yardstick']}, not {YARDSTICK}")
         return stored
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise Trouble(f"{path}: is not a file of ratios ({problem}); `make bench-gate UPDATE=1` writes one", bad_input=True)
@@ -92,4 +98,4 @@ def read(path: Path) -> dict:
 
 def write(path: Path, ratios: dict[str, float]) -> None:
     rounded = {name: round(ratio, 3) for name, ratio in ratios.items()}
-    path.write_text(json.dumps({"noise": NOISE, "ratios": rounded}, indent=2) + "\n")
+    path.write_text(json.dumps({"yardstick": YARDSTICK, "noise": NOISE, "ratios": rounded}, indent=2) + "\n")

@@ -11,13 +11,13 @@ INSTRUCTION_SETS = ["avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx
 
 
 def describe(root: Path) -> dict:
-    processor, flags = processor_and_flags()
+    processor, _ = processor_and_flags()
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": commit(root),
         "processor": processor,
         "cores": cores(),
-        "instruction_sets": [name for name in INSTRUCTION_SETS if name in flags],
+        "instruction_sets": instruction_sets(),
         "memory_gib": round(total_memory() / 2**30, 1),
         "system": f"{system()}, Linux {platform.release()}",
         "load_at_start": round(os.getloadavg()[0], 2),
@@ -25,6 +25,11 @@ def describe(root: Path) -> dict:
         "python": platform.python_version(),
         "libtorch": "2.11.0",
     }
+
+
+def instruction_sets() -> list[str]:
+    _, flags = processor_and_flags()
+    return [name for name in INSTRUCTION_SETS if name in flags]
 
 
 def cores() -> int:

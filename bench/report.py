@@ -3,7 +3,7 @@
 import statistics
 from pathlib import Path
 
-from works import BYTES_FLAT, BYTES_SHARE, MEMORY_SHARE, MEMORY_WORK
+from works import BYTES_FLAT, BYTES_SHARE, LOSS_RATIO, MEMORY_SHARE, MEMORY_WORK
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,7 +28,7 @@ def markdown(results: dict) -> str:
     if results["absent"]:
         parts.append(f"Left out, as their data sets were not there: {', '.join(results['absent'])}.\n")
     rows = [Row(work) for work in results["works"]]
-    parts += [times(rows), targets(rows, results), floors(rows), variants(rows)]
+    parts += [times(rows), bfloat16(rows), targets(rows, results), losses(results["loss"]), floors(rows), variants(rows)]
     return "\n".join(parts)
 
 
@@ -85,6 +85,29 @@ def times(rows: list[Row]) -> str:
         ])
     header = ["work", "ours, ms", "as", "PyTorch, ms", "as", "faster", "target", "reached"]
     return "## A step\n\n" + table(header, lines)
+
+
+def bfloat16(rows: list[Row]) -> str:
+    lines = []
+    for row in rows:
+        runs = row.work["ours_bf16"]
+        if runs:
+            ms = statistics.median(run["step_ms"] for run in runs)
+            ratio = row.theirs.step_ms / ms if row.theirs else None
+            lines.append([row.work["title"], f"{ms:.0f}", f"{row.ours.step_ms / ms:.2f}×", times_as_fast(ratio)])
+    if not lines:
+        return "This processor has no bfloat16 products.\n"
+    header = ["work", "ours, ms", "faster than ours in float32", "faster than PyTorch in float32"]
+    text = "## With products in bfloat16\n\n`train.precision = \"bf16\"`, in one worker on all cores; the losses stay in float32.\n\n"
+    return text + table(header, lines)
+
+
+def losses(found: list[dict]) -> str:
+    lines = [[f"R={run['rows']}, V={run['items']}, T={run['peers']}", f"{run['threads']}", f"{run['loss_ms']:.0f}",
+              f"{run['floor_ms']:.0f}", f"{run['times_floor']:.2f}", f"≤ {LOSS_RATIO:.1f}",
+              yes(run["times_floor"] <= LOSS_RATIO)] for run in found]
+    header = ["the fused loss alone", "threads", "ms", "its three products, ms", "ratio", "target", "reached"]
+    return "## The loss\n\n" + table(header, lines)
 
 
 def targets(rows: list[Row], results: dict) -> str:

@@ -33,6 +33,9 @@ WORKS = [
     Work("lastfm-data-T2", "lastfm", 2, 10, 3, data="lastfm.seq.txt"),
 ]
 
+# The fused loss alone, and how many times its three matrix products it may take.
+LOSS_FLAGS, LOSS_RATIO = ["--rows", 2560, "--items", 3416, "--peers", 4], 1.5
+
 # The work whose memory is compared, and how small a share of the other's a worker's should be.
 MEMORY_WORK, MEMORY_SHARE = "ml-1m-T4", 1 / 4
 
