@@ -59,8 +59,9 @@ def measure(worker: Worker, rounds: int) -> dict[str, float]:
         for shape in SHAPES:
             found = worker.step(["--shape", shape, *STEP_FLAGS])
             times.setdefault(f"step {shape} T=2", []).append((found["step_ms_min"], found["floor_ms"]))
-        found = worker.loss(LOSS_FLAGS)
-        times.setdefault("loss R=2560 V=3416 T=4", []).append((found["loss_ms"], found["floor_ms"]))
+        # On one thread: libtorch's products on several wait for one another, by turns more and less.
+        found = worker.loss([*LOSS_FLAGS, "--threads", 1])
+        times.setdefault("loss R=2560 V=3416 T=4, one thread", []).append((found["loss_ms"], found["floor_ms"]))
         print(f"bench: gate, round {number + 1}/{rounds} done", flush=True)
     return {name: min(ms for ms, _ in found) / min(floor for _, floor in found) for name, found in times.items()}
 
