@@ -40,7 +40,8 @@ class Gate(unittest.TestCase):
             path = Path(directory, "gate.json")
             gate.write(path, {"a": 1.23456})
             self.assertEqual(gate.read(path), {"yardstick": gate.YARDSTICK, "noise": gate.NOISE, "ratios": {"a": 1.235}})
-            for nonsense in ("", "[]", "{}", '{"yardstick": 1, "noise": 0.1, "ratios": {"a": 1.0}}', '{"noise": 0.1, "ratios": {"a": 0}}', '{"noise": "x", "ratios": {}}'):
+            of_old = '{"yardstick": 1, "noise": 0.1, "ratios": {"a": 1.0}}'
+            for nonsense in ("", "[]", "{}", of_old, '{"noise": 0.1, "ratios": {"a": 0}}', '{"noise": "x", "ratios": {}}'):
                 path.write_text(nonsense)
                 with self.assertRaises(Trouble):
                     gate.read(path)
@@ -70,7 +71,7 @@ class Gate(unittest.TestCase):
 
     def test_the_stored_ratios_are_those_that_are_measured(self):
         path = Path(gate.__file__).parent / "gate.json"
-        expected = {f"step {shape} T=2" for shape in gate.SHAPES} | {"loss R=2560 V=3416 T=4"}
+        expected = {f"step {shape} T=2" for shape in gate.SHAPES} | {"loss R=2560 V=3416 T=4, one thread"}
         self.assertEqual(gate.read(path)["ratios"].keys(), expected)
 
 
@@ -133,14 +134,16 @@ class Comparison(unittest.TestCase):
         ours = {"step_ms": 100.0, "floor_ms": 50.0, "times_floor": 2.0, "gflops": 9.0, "gemm_gflops": 18.0,
                 "gemm_peak_gflops": 20.0, "peak_rss_mb": 300.0}
         theirs = {"step_ms": 350.0, "max_rss_mb": [1000.0, 1100.0]}
-        work = {"name": "ml-1m-T4", "title": "ml-1m shape, T=4", "peers": 4, "target": 4.0, "ours": {"here": [ours]}, "ours_bf16": [ours],
+        work = {"name": "ml-1m-T4", "title": "ml-1m shape, T=4", "peers": 4, "target": 4.0, "ours": {"here": [ours]},
+                "ours_bf16": [ours],
                 "theirs": {"torchrun": [theirs], "single": []}, "trouble": {"single": "needs more than 3 GiB"}}
         machine = dict.fromkeys(["date", "commit", "processor", "cores", "memory_gib", "system", "load_at_start", "rustc",
                                  "python", "libtorch"], "x") | {"instruction_sets": ["avx2"]}
         sent = [{"peers": 4, "rows": 100, "items": 1000, "bytes_per_step_per_worker": 10_000.0},
                 {"peers": 16, "rows": 100, "items": 1000, "bytes_per_step_per_worker": 16_000.0}]
         results = {"machine": machine, "quick": False, "baseline": True, "absent": ["toys"], "works": [work], "bytes": sent,
-                   "loss": [{"rows": 10, "items": 20, "peers": 4, "threads": 1, "loss_ms": 3.0, "floor_ms": 2.0, "times_floor": 1.5}]}
+                   "loss": [{"rows": 10, "items": 20, "peers": 4, "threads": 1, "loss_ms": 3.0, "floor_ms": 2.0,
+                             "times_floor": 1.5}]}
         text = report.markdown(results)
         self.assertIn("| 100 | here | 350 | torchrun | 3.5× | 4× | **no** |", text)
         self.assertIn("| 300 MB | 1100 MB | 0.273 | ≤ 0.25 | **no** |", text)
