@@ -23,14 +23,14 @@ class Work:
 
 
 WORKS = [
-    Work("ml-1m-T2", "ml-1m", 2, 10, 3, faster=3.0, quick=True),
-    Work("ml-1m-T4", "ml-1m", 4, 6, 2, faster=4.0),
-    Work("ml-1m-T8", "ml-1m", 8, 3, 1, faster=5.0),
-    Work("toys-data-T2", "toys", 2, 20, 5, data="toys.txt", faster=15.0, quick=True),
-    Work("chi-18-data-T2", "chi-18", 2, 10, 3, data="chi-18.txt", faster=4.0),
-    Work("nyc-16-data-T2", "nyc-16", 2, 10, 3, data="nyc-16.txt", faster=4.0),
-    Work("ml-1m-data-T2", "ml-1m", 2, 10, 3, data="ml-1m.txt"),
-    Work("lastfm-data-T2", "lastfm", 2, 10, 3, data="lastfm.seq.txt"),
+    Work("ml-1m-T2", "ml-1m", 2, 6, 2, faster=3.0, quick=True),
+    Work("ml-1m-T4", "ml-1m", 4, 4, 1, faster=4.0),
+    Work("ml-1m-T8", "ml-1m", 8, 2, 1, faster=5.0),
+    Work("toys-data-T2", "toys", 2, 20, 3, data="toys.txt", faster=15.0, quick=True),
+    Work("chi-18-data-T2", "chi-18", 2, 6, 2, data="chi-18.txt", faster=4.0),
+    Work("nyc-16-data-T2", "nyc-16", 2, 6, 2, data="nyc-16.txt", faster=4.0),
+    Work("ml-1m-data-T2", "ml-1m", 2, 6, 2, data="ml-1m.txt"),
+    Work("lastfm-data-T2", "lastfm", 2, 6, 2, data="lastfm.seq.txt"),
 ]
 
 # The fused loss alone, and how many times its three matrix products it may take.
