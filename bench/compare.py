@@ -66,8 +66,7 @@ def measure(worker: Worker, baseline: Baseline | None, work: Work, args, scratch
                 continue
             try:
                 if variant is None:
-                    found = worker.step(our_flags(work, data, placements(work.peers)[name]))
-                    ours[name].append(found)
+                    ours[name].append(found := our_step(worker, our_flags(work, data, placements(work.peers)[name])))
                 else:
                     found = baseline.step(variant, work, their_data, machine.cores())
                     theirs[name].append(found)
@@ -90,7 +89,7 @@ def in_bfloat16(worker: Worker, work: Work, data: Path | None) -> list[dict]:
     if "avx512_bf16" not in machine.instruction_sets():
         return []
     placement = next(iter(placements(work.peers).values()))
-    found = worker.step([*our_flags(work, data, placement), "--precision", "bf16"])
+    found = our_step(worker, [*our_flags(work, data, placement), "--precision", "bf16"])
     print(f"bench: {work.name}, products in bfloat16: {found['step_ms']:.0f} ms", flush=True)
     return [found]
 
@@ -122,6 +121,12 @@ def placements(peers: int) -> dict[str, tuple[int, int]]:
     if split > 1:
         ways[f"{split} workers of {cores // split} threads"] = (split, cores // split)
     return ways
+
+
+def our_step(worker: Worker, flags: list) -> dict:
+    """A run of ours; of its data set the name is kept, since where it lay is nobody else's concern."""
+    found = worker.step(flags)
+    return found | ({"data": Path(found["data"]).name} if found.get("data") else {})
 
 
 def our_flags(work: Work, data: Path | None, placement: tuple[int, int]) -> list:
