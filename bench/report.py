@@ -98,7 +98,8 @@ def bfloat16(rows: list[Row]) -> str:
     if not lines:
         return "This processor has no bfloat16 products.\n"
     header = ["work", "ours, ms", "faster than ours in float32", "faster than PyTorch in float32"]
-    text = "## With products in bfloat16\n\n`train.precision = \"bf16\"`, in one worker on all cores; the losses stay in float32.\n\n"
+    text = ("## With products in bfloat16\n\n`train.precision = \"bf16\"`, in one worker on all cores; the losses stay in "
+            "float32.\n\n")
     return text + table(header, lines)
 
 
