@@ -202,7 +202,14 @@ fn every_fault_of_a_value_names_its_key() {
         (&["output.log_every=0"], "output.log_every", "1 or more"),
         (&["launch.heartbeat_ms=0"], "launch.heartbeat_ms", "1 or more"),
         (&["launch.death_ms=200"], "launch.death_ms", "three heartbeats"),
-        (&["launch.join_ms=5000"], "launch.join_ms", "launch.death_ms"),
+        (&["exchange.deadline_seconds=0.5"], "exchange.deadline_seconds", "launch.death_ms (1000 ms)"),
+        (&["recovery.reform_ms=20000"], "recovery.reform_ms", "exchange.deadline_seconds (20000 ms)"),
+        (&["launch.join_ms=30000"], "launch.join_ms", "recovery.reform_ms (30000 ms)"),
+        (&["recovery.replace_ms=60001"], "recovery.replace_ms", "launch.join_ms"),
+        (&["cohort.schedule=[{step=5,peers=3},{step=5,peers=2}]"], "cohort.schedule", "each once"),
+        (&["cohort.schedule=[{step=5,peers=1}]"], "cohort.schedule", "two peers"),
+        (&["cohort.copy_noise=-1.0"], "cohort.copy_noise", "share"),
+        (&["cohort.new_peers=copy", "cohort.copy_of=2"], "cohort.copy_of", "from 0 to 1"),
         (&["launch.listen=here"], "launch.listen", "127.0.0.1:0"),
     ];
     for (overrides, key, says) in faults {
@@ -228,7 +235,7 @@ fn what_show_prints_reads_back_as_the_same_configuration() {
     let config = parse(text, &[]).unwrap();
     let shown = config::to_toml(&config);
     assert_eq!(parse(&shown, &[]).unwrap(), config);
-    assert!(shown.contains("deadline_seconds = 60.0"), "defaults are written out: {shown}");
+    assert!(shown.contains("deadline_seconds = 20.0"), "defaults are written out: {shown}");
 }
 
 #[test]

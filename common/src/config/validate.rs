@@ -1,6 +1,6 @@
 //! What cannot work is refused before anything is started or written.
 
-use super::{ExchangeMode, Precision, RunConfig};
+use super::{ExchangeMode, NewPeers, Precision, RunConfig};
 use crate::method::{METRICS, MethodName};
 
 /// A value that cannot work.
@@ -21,7 +21,8 @@ pub fn check(config: &RunConfig) -> Result<(), Fault> {
     evaluation(config)?;
     train(config)?;
     precision(config)?;
-    rest(config)
+    rest(config)?;
+    ladder(config)
 }
 
 fn require(holds: bool, key: &'static str, message: impl FnOnce() -> String) -> Result<(), Fault> {
@@ -118,6 +119,33 @@ fn cohort(config: &RunConfig) -> Result<(), Fault> {
             "is {}, more than cohort.peers = {peers}; a worker hosts at least one peer (0: as suits the machine)",
             config.cohort.workers
         )
+    })?;
+    schedule(config)
+}
+
+fn schedule(config: &RunConfig) -> Result<(), Fault> {
+    let cohort = &config.cohort;
+    let key = "cohort.schedule";
+    let mut before = 0;
+    for change in &cohort.schedule {
+        let (step, peers) = (change.step, change.peers);
+        require(step > before, key, || {
+            format!("has step {step} after step {before}; list changes in order, each once")
+        })?;
+        require((1..=4096).contains(&peers), key, || format!("asks for {peers} peers at step {step}; use 1 to 4096"))?;
+        require(config.method.name.is_mutual() && peers >= 2, key, || {
+            format!(
+                "asks for {peers} peers at step {step}; only mutual methods change T, and in them two peers at least learn from one another"
+            )
+        })?;
+        before = step;
+    }
+    require((0.0..=1.0).contains(&cohort.copy_noise), "cohort.copy_noise", || {
+        format!("is {}; use a share in [0, 1]", cohort.copy_noise)
+    })?;
+    let copied = cohort.copy_of as usize;
+    require(cohort.new_peers == NewPeers::Fresh || copied < cohort.peers, "cohort.copy_of", || {
+        format!("is {copied}, but peers are numbered from 0 to {}", cohort.peers - 1)
     })
 }
 
@@ -220,14 +248,35 @@ fn rest(config: &RunConfig) -> Result<(), Fault> {
         || format!("is {}; use 0.1 to 86400 seconds", config.exchange.deadline_seconds),
     )?;
     require(config.output.log_every >= 1, "output.log_every", || "is 0; use 1 or more steps".into())?;
+    require(launch.listen.parse::<std::net::SocketAddr>().is_ok(), "launch.listen", || {
+        format!("is \"{}\"; use an address and port such as 127.0.0.1:0", launch.listen)
+    })
+}
+
+/// Timeouts form one ladder: whoever waits longer learns first from whoever waits less. ARCHITECTURE.md has it whole.
+fn ladder(config: &RunConfig) -> Result<(), Fault> {
+    let (launch, recovery) = (&config.launch, &config.recovery);
+    let collective_ms = (config.exchange.deadline_seconds * 1000.0).ceil() as u64;
     require(launch.heartbeat_ms >= 1, "launch.heartbeat_ms", || "is 0; use 1 or more milliseconds".into())?;
     require(launch.death_ms >= 3 * launch.heartbeat_ms, "launch.death_ms", || {
         format!("is {}; use at least three heartbeats ({} ms)", launch.death_ms, 3 * launch.heartbeat_ms)
     })?;
-    require(launch.join_ms >= launch.death_ms, "launch.join_ms", || {
-        format!("is {}; use at least launch.death_ms ({})", launch.join_ms, launch.death_ms)
+    require(collective_ms > launch.death_ms, "exchange.deadline_seconds", || {
+        format!(
+            "is {}; use more than launch.death_ms ({} ms), so that a dead worker is named before others tire of it",
+            config.exchange.deadline_seconds, launch.death_ms
+        )
     })?;
-    require(launch.listen.parse::<std::net::SocketAddr>().is_ok(), "launch.listen", || {
-        format!("is \"{}\"; use an address and port such as 127.0.0.1:0", launch.listen)
+    require(recovery.reform_ms > collective_ms, "recovery.reform_ms", || {
+        format!(
+            "is {}; use more than exchange.deadline_seconds ({collective_ms} ms), within which survivors notice a loss",
+            recovery.reform_ms
+        )
+    })?;
+    require(launch.join_ms > recovery.reform_ms, "launch.join_ms", || {
+        format!("is {}; use more than recovery.reform_ms ({} ms)", launch.join_ms, recovery.reform_ms)
+    })?;
+    require(recovery.replace_ms <= launch.join_ms, "recovery.replace_ms", || {
+        format!("is {}; use at most launch.join_ms ({})", recovery.replace_ms, launch.join_ms)
     })
 }

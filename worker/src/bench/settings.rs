@@ -198,7 +198,8 @@ impl StepSettings {
              [cohort]\npeers = {}\nworkers = {}\n\
              [method]\nname = \"{method}\"\nbeta = {beta:?}\nstage_1_share = 0.0\n\
              [train]\nsteps = {}\nbatch_size = {}\nprecision = \"{}\"\n\
-             [exchange]\nmode = \"{mode}\"\ndeadline_seconds = {DEADLINE_SECONDS:?}\n",
+             [exchange]\nmode = \"{mode}\"\ndeadline_seconds = {DEADLINE_SECONDS:?}\n\
+             [launch]\njoin_ms = 1_200_000\n[recovery]\nreform_ms = 900_000\n",
             self.length,
             self.masks,
             self.dropout,

@@ -59,7 +59,7 @@ pub fn configuration(data: &Path, overrides: &[&str]) -> RunConfig {
     let text = format!(
         "[data]\npath = {:?}\n[network]\ndimension = 16\nfeed_forward = 32\ndropout = 0.2\n[samples]\nmax_length = 12\n\
          copies = 3\n[train]\nsteps = 12\nbatch_size = 16\n[optimizer]\nlearning_rate = 0.003\nwarmup_steps = 5\n\
-         [evaluation]\nprotocols = [\"uniform99\", \"full\"]\n[exchange]\ndeadline_seconds = 60.0\n",
+         [evaluation]\nprotocols = [\"uniform99\", \"full\"]\n",
         data.display().to_string()
     );
     let mut all = vec!["evaluation.protocols=[\"full\"]".parse().unwrap()];

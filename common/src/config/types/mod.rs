@@ -48,6 +48,8 @@ pub struct RunConfig {
     pub output: OutputConfig,
     /// How worker processes are started and watched.
     pub launch: LaunchConfig,
+    /// What happens when a worker is lost.
+    pub recovery: RecoveryConfig,
 }
 
 impl RunConfig {
@@ -77,6 +79,7 @@ impl Default for RunConfig {
             evaluation: EvaluationConfig::default(),
             output: OutputConfig::default(),
             launch: LaunchConfig::default(),
+            recovery: RecoveryConfig::default(),
         }
     }
 }

@@ -80,10 +80,52 @@ pub struct CohortConfig {
     pub peers: usize,
     /// Worker processes; 0: one a GPU, and on a machine without one a single worker for all peers.
     pub workers: usize,
+    /// Changes of T during training, in the order of their steps.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub schedule: Vec<CohortChange>,
+    /// What a peer that joins a training starts from.
+    pub new_peers: NewPeers,
+    /// With `new_peers = "copy"`: the peer that is copied.
+    pub copy_of: u32,
+    /// With `new_peers = "copy"`: standard deviation of the noise on a copied parameter, as a share of the root mean
+    /// square of its tensor.
+    pub copy_noise: f64,
+}
+
+/// A change of T.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CohortChange {
+    /// Steps after which it happens.
+    pub step: u64,
+    /// T from then on.
+    pub peers: usize,
+}
+
+/// What a peer that joins a training starts from. One that was there before comes back with the state it left with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum NewPeers {
+    /// Its own draw from the seed.
+    #[default]
+    Fresh,
+    /// The state of another peer, with noise, so that the two can differ.
+    Copy,
+}
+
+impl CohortConfig {
+    /// The largest T of the training.
+    pub fn most_peers(&self) -> usize {
+        self.schedule.iter().map(|change| change.peers).fold(self.peers, usize::max)
+    }
+
+    /// T after a step, as the schedule has it.
+    pub fn peers_after(&self, step: u64) -> usize {
+        self.schedule.iter().take_while(|change| change.step <= step).last().map_or(self.peers, |change| change.peers)
+    }
 }
 
 impl Default for CohortConfig {
     fn default() -> Self {
-        Self { peers: 2, workers: 0 }
+        Self { peers: 2, workers: 0, schedule: Vec::new(), new_peers: NewPeers::Fresh, copy_of: 0, copy_noise: 0.01 }
     }
 }

@@ -102,7 +102,7 @@ pub struct ExchangeConfig {
 
 impl Default for ExchangeConfig {
     fn default() -> Self {
-        Self { mode: ExchangeMode::Hidden, chunk_rows: 0, deadline_seconds: 60.0 }
+        Self { mode: ExchangeMode::Hidden, chunk_rows: 0, deadline_seconds: 20.0 }
     }
 }
 
@@ -178,7 +178,7 @@ pub struct LaunchConfig {
     pub listen: String,
     /// Milliseconds between a worker's heartbeats.
     pub heartbeat_ms: u64,
-    /// Milliseconds of silence after which a worker counts as dead.
+    /// Milliseconds of silence after which a worker counts as dead. One that was only slow is replaced all the same.
     pub death_ms: u64,
     /// Milliseconds in which all workers must have joined, and then met.
     pub join_ms: u64,
@@ -186,6 +186,40 @@ pub struct LaunchConfig {
 
 impl Default for LaunchConfig {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:0".into(), heartbeat_ms: 100, death_ms: 10_000, join_ms: 60_000 }
+        Self { listen: "127.0.0.1:0".into(), heartbeat_ms: 100, death_ms: 1_000, join_ms: 60_000 }
     }
+}
+
+/// What happens when a worker is lost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct RecoveryConfig {
+    /// How training goes on.
+    pub mode: RecoveryMode,
+    /// Worker processes beyond `cohort.workers` that wait to take a lost one's place.
+    pub spares: usize,
+    /// Milliseconds that `exact` waits for a replacement before surviving workers host the lost peers; 0: they do at
+    /// once. Results then agree to float tolerance and no longer bit for bit.
+    pub replace_ms: u64,
+    /// Milliseconds in which the survivors of a generation must have left it.
+    pub reform_ms: u64,
+    /// Losses in a row, without a step committed between them, after which the job fails; the first of them is
+    /// named. 0: the first loss ends the job.
+    pub attempts: u32,
+}
+
+impl Default for RecoveryConfig {
+    fn default() -> Self {
+        Self { mode: RecoveryMode::Exact, spares: 0, replace_ms: 30_000, reform_ms: 30_000, attempts: 5 }
+    }
+}
+
+/// How training goes on without a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RecoveryMode {
+    /// Once a replacement has the lost peers again, at the step that failed: the result is the undisturbed run's.
+    Exact,
+    /// At once with the peers that are left; the lost ones are taken back when a replacement is there.
+    Continue,
 }
