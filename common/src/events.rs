@@ -63,6 +63,9 @@ pub enum Event {
         generation: u64,
         /// Peers of each rank.
         placement: Vec<Vec<u32>>,
+        /// Steps committed before: the peers take part in those after it.
+        #[serde(default)]
+        step: u64,
     },
     /// All workers have the data and have met.
     Ready {
@@ -117,6 +120,19 @@ pub enum Event {
         worker: String,
         /// Why.
         reason: String,
+    },
+    /// Training goes on after a loss: a step was committed again, or the work completed.
+    Recovered {
+        /// The generation in which it does.
+        generation: u64,
+        /// Workers that were lost; none where only the exchange had failed.
+        lost: Vec<String>,
+        /// Steps that were committed when the loss was noticed.
+        step: u64,
+        /// Those of them that were taken again, from a checkpoint, since no worker held their result any more.
+        replayed: u64,
+        /// From the moment that the coordinator noticed to the next committed step.
+        seconds: f64,
     },
     /// Something that a person should know.
     Warning {
@@ -239,7 +255,7 @@ mod tests {
                 resumed_from: Some(20),
                 trained_before: Trained { seconds: 2.5, rows: 900, bytes_sent: 7 },
             },
-            Event::Generation { generation: 3, placement: vec![vec![0], vec![1]] },
+            Event::Generation { generation: 3, placement: vec![vec![0], vec![1]], step: 7 },
             Event::Warning { message: "disk full".into() },
             Event::Finished { outcome: "completed".into(), step: 40, message: "done".into() },
         ];

@@ -61,6 +61,9 @@ pub struct TrainingState {
     pub best_step: u64,
     /// Evaluations since then.
     pub evaluations_without_improvement: u32,
+    /// The step that was last validated; absent where the version that wrote it did not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validated_step: Option<u64>,
     /// Items of the catalogue: with the network's shape, what makes a checkpoint fit.
     pub items: u64,
     /// Seconds of training so far.

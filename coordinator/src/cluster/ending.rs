@@ -1,8 +1,8 @@
 //! How a job ends: the outcomes, and what is done on the way to them.
 
-use super::machine::{Cluster, State, Stopping, Worker};
+use super::losses::Loss;
+use super::machine::{Cluster, State, Worker};
 use super::messages::{Action, Outcome, Slot, worker_log, worker_name};
-use super::verdict::Verdict;
 use medley_common::events::Event as JobEvent;
 use medley_common::exit;
 
@@ -11,7 +11,7 @@ const STOPPED: &str = "stopped";
 
 impl Cluster {
     pub(super) fn fail_to_join(&mut self, actions: &mut Vec<Action>) {
-        let missing: Vec<Slot> = (0..self.settings.workers).filter(|slot| !self.workers.contains_key(slot)).collect();
+        let missing: Vec<Slot> = (0..self.wanted_workers).filter(|slot| !self.workers.contains_key(slot)).collect();
         let message = format!(
             "{} did not join within {} ms (launch.join_ms); {} says what held it up",
             name_slots(&missing),
@@ -22,7 +22,7 @@ impl Cluster {
     }
 
     pub(super) fn fail_to_meet(&mut self, actions: &mut Vec<Action>) {
-        let late = self.name_workers(|worker| worker.ready.is_none());
+        let late = self.name_workers(|worker| worker.member().is_some_and(|member| member.ready.is_none()));
         let message = format!(
             "{late} did not read the data and meet the others within {} ms (launch.join_ms)",
             self.settings.join.as_millis()
@@ -31,7 +31,7 @@ impl Cluster {
     }
 
     pub(super) fn fail_to_stop(&mut self, actions: &mut Vec<Action>) {
-        let late = self.name_workers(|worker| worker.completed.is_none());
+        let late = self.name_workers(|worker| !worker.has_completed());
         let message = format!("{late} did not stop within {} ms", self.settings.stop.as_millis());
         self.fail(message, exit::FAILURE, actions);
     }
@@ -43,12 +43,12 @@ impl Cluster {
 
     /// Ends the job with a failure whose cause is known.
     pub(super) fn fail(&mut self, message: String, exit_code: i32, actions: &mut Vec<Action>) {
-        let verdict = Verdict { slot: None, reason: message.clone(), message, exit_code };
-        self.settle_failed(verdict, actions);
+        let loss = Loss { slot: None, reason: message.clone(), message, exit_code, is_final: true };
+        self.settle_failed(loss, actions);
     }
 
-    pub(super) fn settle_failed(&mut self, verdict: Verdict, actions: &mut Vec<Action>) {
-        if let State::Stopping(Stopping::Settling { outcome, .. }) = &self.state
+    pub(super) fn settle_failed(&mut self, verdict: Loss, actions: &mut Vec<Action>) {
+        if let State::Settling { outcome, .. } = &self.state
             && outcome.outcome == FAILED
         {
             // The first error is the one that a person must see; the others are kept as warnings.
@@ -66,8 +66,8 @@ impl Cluster {
     /// Stops without waiting for the workers: there is nothing to save, or nobody wants it.
     pub(super) fn settle_stopped(&mut self, reason: &str, actions: &mut Vec<Action>) {
         actions.push(Action::KillAll);
-        let message = match self.checkpoint {
-            Some(step) => format!("stopped ({reason}); --resume goes on from step {step}"),
+        let message = match &self.checkpoint {
+            Some(checkpoint) => format!("stopped ({reason}); --resume goes on from step {}", checkpoint.step),
             None => format!("stopped ({reason}) before there was a checkpoint"),
         };
         self.settle(STOPPED, message, exit::INTERRUPTED, actions);
@@ -79,13 +79,10 @@ impl Cluster {
             actions.push(Action::Record(JobEvent::Warning { message }));
         }
         self.release_all(actions);
-        let reported = self.workers.values().filter_map(|worker| worker.completed.as_ref());
+        let reported = self.workers.values().filter_map(|worker| worker.member()?.completed.as_ref());
         let step = self.steps.committed();
         let has_reason = |reason| reported.clone().any(|completed| completed.reason == reason);
-        let stop_reason = match &self.state {
-            State::Stopping(Stopping::Asked { reason, .. }) => reason.as_str(),
-            _ => "by a worker",
-        };
+        let stop_reason = self.stop.as_ref().map_or("by a worker", |stop| stop.reason.as_str());
         let (outcome, message, exit_code) = if has_reason("stopped") {
             let message = format!("stopped ({stop_reason}) after step {step}; --resume goes on from there");
             (STOPPED, message, exit::INTERRUPTED)
@@ -102,7 +99,7 @@ impl Cluster {
         let with_session = self.workers.iter().filter(|(_, worker)| worker.has_session);
         actions.extend(with_session.map(|(slot, worker)| Action::Release {
             slot: *slot,
-            generation: worker.rank.map_or(0, |_| self.settings.generation),
+            generation: worker.member().map_or(0, |_| self.generation),
         }));
     }
 
@@ -110,7 +107,7 @@ impl Cluster {
         actions.extend(self.unlogged.take().map(|step| Action::Record(JobEvent::Step(step))));
         let outcome = Outcome { outcome: outcome.into(), message, exit_code, step: self.steps.committed() };
         let until = self.now + self.settings.stop;
-        self.state = State::Stopping(Stopping::Settling { outcome, until });
+        self.state = State::Settling { outcome, until };
     }
 }
 

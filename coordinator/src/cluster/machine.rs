@@ -1,10 +1,13 @@
 //! The states of a job, and what moves it from one to the next.
 
-use super::messages::{Action, Assignment, Event, Member, Outcome, Settings, Slot, worker_name};
-use super::placement::placement;
+use super::cohort::{CohortPlan, NewPeer};
+use super::losses::{Evidence, Loss};
+use super::messages::{Action, Event, Kept, Outcome, SessionNumber, Settings, Slot, Suspended};
+use super::recoveries::Recoveries;
+use super::reform::Reform;
+use super::seats::Seat;
 use super::shards::ShardGatherer;
 use super::steps::StepMerger;
-use super::verdict::Evidence;
 use medley_common::events::{Event as JobEvent, StepEvent};
 use medley_common::{exit, proto};
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,28 +28,11 @@ pub enum State {
     Running {
         /// Until when all must have met; `None` once they have.
         meet_until: Option<Duration>,
+        /// The workers were asked to leave the generation after a step that they agree on.
+        pausing: bool,
     },
-    /// The end is asked for or certain, and something is still waited for.
-    Stopping(Stopping),
-    /// Nothing happens any more.
-    Ended,
-}
-
-/// What is waited for before the job ends.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Stopping {
-    /// The workers were asked to write a checkpoint and complete.
-    Asked {
-        /// Why.
-        reason: String,
-        /// Until when.
-        until: Duration,
-    },
-    /// Something failed; more evidence may show what the cause is.
-    Failing {
-        /// Until when.
-        until: Duration,
-    },
+    /// A generation has ended and the next is not formed yet.
+    Reforming(Reform),
     /// The outcome is known; checkpoints that were written are still being committed.
     Settling {
         /// The outcome.
@@ -54,6 +40,19 @@ pub enum Stopping {
         /// Until when.
         until: Duration,
     },
+    /// Nothing happens any more.
+    Ended,
+}
+
+/// A request to stop.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stop {
+    /// Why.
+    pub reason: String,
+    /// When it was first made.
+    pub asked: Duration,
+    /// Until when the workers must have ended.
+    pub until: Duration,
 }
 
 /// The state machine of a job.
@@ -62,21 +61,31 @@ pub struct Cluster {
     pub(super) settings: Settings,
     pub(super) state: State,
     pub(super) workers: BTreeMap<Slot, Worker>,
+    /// Of the generation that was formed last, by rank.
+    pub(super) seats: Vec<Seat>,
+    /// Its number; before the first, that which the first will have, less one.
+    pub(super) generation: u64,
     pub(super) evidence: Evidence,
+    /// Since when there is evidence that names no cause.
+    pub(super) doubt_since: Option<Duration>,
+    pub(super) recoveries: Recoveries,
+    pub(super) cohort: CohortPlan,
+    pub(super) wanted_workers: u32,
+    /// Peers that left, and the checkpoint that holds them.
+    pub(super) parked: BTreeMap<u32, String>,
     pub(super) steps: StepMerger,
     pub(super) shards: ShardGatherer,
-    /// Checkpoints whose commit is under way.
-    pub(super) committing: BTreeSet<u64>,
+    /// Checkpoints whose commit is under way, with their peers.
+    pub(super) committing: BTreeMap<u64, Vec<u32>>,
     /// The last committed checkpoint.
-    pub(super) checkpoint: Option<u64>,
+    pub(super) checkpoint: Option<Committed>,
     /// What the workers agree on, once all have met.
     pub(super) ready: Option<proto::Ready>,
     /// By split, protocol and number of users: who drew the candidates first, and their hash.
     pub(super) candidates: BTreeMap<(String, String, u64), (Slot, String)>,
     /// The last merged step, while it is not logged.
     pub(super) unlogged: Option<StepEvent>,
-    /// When a stop was first asked for.
-    stop_asked: Option<Duration>,
+    pub(super) stop: Option<Stop>,
     /// A stop was asked for a second time.
     is_hurried: bool,
     pub(super) now: Duration,
@@ -85,34 +94,92 @@ pub struct Cluster {
     pub(super) awake: Duration,
 }
 
-/// What is known of a worker.
+/// A committed checkpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Committed {
+    pub step: u64,
+    pub directory: String,
+    pub peers: Vec<u32>,
+}
+
+/// What is known of a worker that lives, as far as one knows.
 #[derive(Debug)]
 pub(super) struct Worker {
+    pub session: SessionNumber,
+    pub process_id: u32,
     pub address: String,
-    pub rank: Option<u32>,
+    pub host: String,
     pub has_session: bool,
     /// On the clock `Cluster::awake`.
     pub last_heard: Duration,
+    pub role: Role,
+}
+
+/// What a worker is doing.
+#[derive(Debug)]
+pub(super) enum Role {
+    /// It waits for its first assignment.
+    Idle,
+    /// It takes part in the present generation.
+    Member(Membership),
+    /// It left the last generation and waits for the next.
+    Suspended(Box<Suspended>),
+}
+
+/// A worker's part in a generation.
+#[derive(Debug, Default)]
+pub(super) struct Membership {
+    pub rank: u32,
     pub ready: Option<proto::Ready>,
     pub completed: Option<proto::Completed>,
+}
+
+impl Worker {
+    pub fn member(&self) -> Option<&Membership> {
+        if let Role::Member(member) = &self.role { Some(member) } else { None }
+    }
+
+    pub fn member_mut(&mut self) -> Option<&mut Membership> {
+        if let Role::Member(member) = &mut self.role { Some(member) } else { None }
+    }
+
+    pub fn suspended(&self) -> Option<&Suspended> {
+        if let Role::Suspended(held) = &self.role { Some(held) } else { None }
+    }
+
+    pub fn has_completed(&self) -> bool {
+        self.member().is_some_and(|member| member.completed.is_some())
+    }
 }
 
 impl Cluster {
     /// A job whose workers are about to be started. Times are since this moment.
     pub fn new(settings: Settings) -> Self {
-        let resumed_from = settings.resume.as_ref().map(|resume| resume.step);
+        let checkpoint = settings.resume.as_ref().map(|resume| Committed {
+            step: resume.step,
+            directory: resume.directory.clone(),
+            peers: resume.peers.clone(),
+        });
+        let resumed_from = checkpoint.as_ref().map(|checkpoint| checkpoint.step);
         Self {
             state: State::Joining { until: settings.join },
             workers: BTreeMap::new(),
+            seats: Vec::new(),
+            generation: settings.generation.saturating_sub(1),
             evidence: Evidence::default(),
-            steps: StepMerger::new(settings.workers, resumed_from.unwrap_or(0)),
-            shards: ShardGatherer::new(settings.workers),
-            committing: BTreeSet::new(),
-            checkpoint: resumed_from,
+            doubt_since: None,
+            recoveries: Recoveries::new(settings.recovery.attempts),
+            cohort: settings.cohort.clone(),
+            wanted_workers: settings.workers,
+            parked: BTreeMap::new(),
+            steps: StepMerger::new(resumed_from.unwrap_or(0)),
+            shards: ShardGatherer::new(resumed_from),
+            committing: BTreeMap::new(),
+            checkpoint,
             ready: None,
             candidates: BTreeMap::new(),
             unlogged: None,
-            stop_asked: None,
+            stop: None,
             is_hurried: false,
             now: Duration::ZERO,
             awake: Duration::ZERO,
@@ -130,9 +197,26 @@ impl Cluster {
         self.steps.committed()
     }
 
+    /// The generation that was formed last.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// Whether a stop was asked for a second time: nobody wants to wait for anything.
     pub fn is_hurried(&self) -> bool {
         self.is_hurried
+    }
+
+    /// What a coordinator that takes the job over must know.
+    pub fn kept(&self) -> Kept {
+        Kept {
+            generation: self.generation,
+            members: self.members(),
+            step: self.steps.committed(),
+            cohort: self.cohort.clone(),
+            workers: self.wanted_workers,
+            parked: self.parked.clone(),
+        }
     }
 
     /// Takes in what happened `now` (since the start) and says what is to be done.
@@ -144,21 +228,26 @@ impl Cluster {
         let passed = now.saturating_sub(self.now);
         self.now = self.now.max(now);
         self.awake += passed.min(self.settings.death / 4);
-        self.take_in(event, &mut actions);
+        // A heartbeat of a worker that is known and a tick in which nothing is due are nearly all that happens.
+        let is_routine = self.take_in(event, &mut actions);
+        if is_routine {
+            return actions;
+        }
         while self.advance(&mut actions) {}
         actions
     }
 
-    fn take_in(&mut self, event: Event, actions: &mut Vec<Action>) {
+    /// Whether nothing can follow from the event but what the next tick notices as well.
+    fn take_in(&mut self, event: Event, actions: &mut Vec<Action>) -> bool {
         match event {
-            Event::Joined { slot, process_id, address, device } => {
-                self.joined(slot, process_id, address, device, actions)
+            Event::Joined(joined) => self.joined(joined, actions),
+            Event::Reported { slot, session, generation, report } => {
+                return self.reported(slot, session, generation, report, actions);
             }
-            Event::Reported { slot, generation, report } => self.reported(slot, generation, report, actions),
-            Event::SessionLost { slot, reason } => {
-                if let Some(worker) = self.workers.get_mut(&slot) {
+            Event::SessionLost { slot, session, reason } => {
+                if let Some(worker) = self.workers.get_mut(&slot).filter(|worker| worker.session == session) {
                     worker.has_session = false;
-                    if worker.completed.is_none() {
+                    if !worker.has_completed() {
                         self.evidence.session_lost(slot, reason);
                     }
                 }
@@ -169,135 +258,125 @@ impl Cluster {
                 }
             }
             Event::CheckpointCommitted { step, directory, bytes } => {
-                if self.committing.remove(&step) {
-                    self.checkpoint = self.checkpoint.max(Some(step));
-                    actions.push(Action::Record(JobEvent::Checkpoint { step, directory, bytes }));
-                }
+                self.checkpoint_committed(step, directory, bytes, actions)
             }
             Event::CheckpointFailed { step, message } => {
                 self.committing.remove(&step);
                 let message = format!("the checkpoint of step {step} was not committed: {message}");
                 self.fail(message, exit::FAILURE, actions);
             }
+            Event::ScaleRequested(scale) => {
+                self.cohort.change(self.steps.committed(), scale.peers);
+                self.wanted_workers = scale.workers.unwrap_or(self.wanted_workers).max(1);
+                self.cohort.new_peers = scale.new_peers.unwrap_or(self.cohort.new_peers);
+                actions.push(Action::Keep(self.kept()));
+            }
             Event::StopRequested { reason } => self.stop_requested(reason, actions),
             Event::Broken { message } => self.fail(message, exit::FAILURE, actions),
             Event::Tick => {}
         }
+        false
+    }
+
+    fn checkpoint_committed(&mut self, step: u64, directory: String, bytes: u64, actions: &mut Vec<Action>) {
+        let Some(peers) = self.committing.remove(&step) else {
+            return;
+        };
+        if self.checkpoint.as_ref().is_none_or(|before| before.step < step) {
+            self.checkpoint = Some(Committed { step, directory: directory.clone(), peers });
+        }
+        actions.push(Action::Record(JobEvent::Checkpoint { step, directory, bytes }));
     }
 
     /// Whether a worker's end would be a loss: it has not completed.
     fn awaits(&self, slot: Slot) -> bool {
-        slot < self.settings.workers && self.workers.get(&slot).is_none_or(|worker| worker.completed.is_none())
+        slot < self.slots() && self.workers.get(&slot).is_none_or(|worker| !worker.has_completed())
     }
 
-    fn joined(&mut self, slot: Slot, process_id: u32, address: String, device: String, actions: &mut Vec<Action>) {
-        let joining = matches!(self.state, State::Joining { .. });
-        if !joining || slot >= self.settings.workers || self.workers.contains_key(&slot) {
-            return;
-        }
-        let worker =
-            Worker { address, rank: None, has_session: true, last_heard: self.awake, ready: None, completed: None };
-        self.workers.insert(slot, worker);
-        actions.push(Action::Record(JobEvent::WorkerJoined { worker: worker_name(slot), slot, process_id, device }));
+    /// Slots that may be filled.
+    pub(super) fn slots(&self) -> u32 {
+        self.wanted_workers.max(self.settings.workers) + self.settings.spares
     }
 
     fn stop_requested(&mut self, reason: String, actions: &mut Vec<Action>) {
         let now = self.now;
-        let is_repeated = match self.stop_asked {
-            Some(first) if now - first < ONE_REQUEST => return,
-            first => first.is_some(),
+        let is_repeated = match &self.stop {
+            Some(stop) if now - stop.asked < ONE_REQUEST => return,
+            stop => stop.is_some(),
         };
-        self.stop_asked.get_or_insert(now);
         self.is_hurried |= is_repeated;
         match &mut self.state {
             State::Joining { .. } => self.settle_stopped(&reason, actions),
-            State::Running { .. } => {
-                for (slot, worker) in &self.workers {
-                    if worker.completed.is_none() {
-                        actions.push(Action::SendStop {
-                            slot: *slot,
-                            generation: self.settings.generation,
-                            reason: reason.clone(),
-                        });
-                    }
-                }
-                let until = now + self.settings.stop;
-                self.state = State::Stopping(Stopping::Asked { reason, until });
+            State::Running { .. } | State::Reforming(_) if is_repeated => {
+                self.settle_stopped(&format!("{reason}, a second time"), actions);
             }
-            State::Stopping(Stopping::Asked { .. }) => {
-                let reason = format!("{reason}, a second time");
-                self.settle_stopped(&reason, actions);
-                self.hurry();
-            }
+            State::Running { .. } | State::Reforming(_) => {}
             // The end is certain, and a checkpoint may be on its way: only who asks again does not want it.
-            State::Stopping(Stopping::Settling { .. }) if !is_repeated => {}
-            State::Stopping(_) => self.hurry(),
-            State::Ended => {}
+            State::Settling { until, .. } if is_repeated => *until = now,
+            State::Settling { .. } | State::Ended => {}
+        }
+        if is_repeated && let State::Settling { until, .. } = &mut self.state {
+            *until = now;
+        }
+        if self.stop.is_none() {
+            let until = now + self.settings.stop;
+            self.stop = Some(Stop { reason, asked: now, until });
+            if matches!(self.state, State::Running { .. }) {
+                self.send_stop(actions);
+            }
         }
     }
 
-    /// Waits no longer for anything.
-    fn hurry(&mut self) {
-        if let State::Stopping(
-            Stopping::Asked { until, .. } | Stopping::Failing { until } | Stopping::Settling { until, .. },
-        ) = &mut self.state
-        {
-            *until = self.now;
-        }
+    /// Passes a request to stop on to the members of a generation.
+    pub(super) fn send_stop(&self, actions: &mut Vec<Action>) {
+        let Some(stop) = &self.stop else { return };
+        let at_work = self.workers.iter().filter(|(_, worker)| worker.member().is_some() && !worker.has_completed());
+        actions.extend(at_work.map(|(slot, _)| Action::SendStop {
+            slot: *slot,
+            generation: self.generation,
+            reason: stop.reason.clone(),
+        }));
     }
 
     /// Moves to the next state where what the present one waits for has come or is overdue; whether it moved.
     fn advance(&mut self, actions: &mut Vec<Action>) -> bool {
         let now = self.now;
-        if matches!(self.state, State::Joining { .. } | State::Running { .. } | State::Stopping(Stopping::Asked { .. }))
-        {
+        if matches!(self.state, State::Joining { .. } | State::Running { .. } | State::Reforming(_)) {
             self.note_silence();
-            if !self.evidence.is_empty() {
-                let until = now + self.settings.verdict;
-                self.state = State::Stopping(Stopping::Failing { until });
+            if let Some(loss) = self.next_loss() {
+                self.lose(loss, actions);
                 return true;
             }
+            self.start_replacements(actions);
         }
         match &self.state {
             State::Joining { until } => {
-                if self.workers.len() == self.settings.workers as usize {
-                    self.assign(actions);
+                if self.workers.len() >= self.wanted_workers as usize {
+                    self.begin_first(actions);
                 } else if now >= *until {
                     self.fail_to_join(actions);
                 } else {
                     return false;
                 }
             }
-            State::Running { meet_until } => {
+            State::Running { meet_until, pausing } => {
+                let is_stuck = self.stop.as_ref().is_some_and(|stop| now >= stop.until);
                 if self.all_completed() {
                     self.settle_completed(actions);
                 } else if meet_until.is_some_and(|until| now >= until) {
                     self.fail_to_meet(actions);
-                } else {
-                    return false;
-                }
-            }
-            State::Stopping(Stopping::Asked { until, .. }) => {
-                if self.all_completed() {
-                    self.settle_completed(actions);
-                } else if now >= *until {
+                } else if is_stuck {
                     self.fail_to_stop(actions);
+                } else if self.workers.values().any(|worker| worker.suspended().is_some()) {
+                    self.leave_generation(actions);
+                } else if !pausing && meet_until.is_none() && self.wants_another_generation() {
+                    self.pause(actions);
                 } else {
                     return false;
                 }
             }
-            State::Stopping(Stopping::Failing { until }) => {
-                let has_session = |slot| self.workers.get(&slot).is_some_and(|worker| worker.has_session);
-                let verdict = match self.evidence.certain(has_session) {
-                    None if now >= *until => self.evidence.likeliest(),
-                    verdict => verdict,
-                };
-                match verdict {
-                    Some(verdict) => self.settle_failed(verdict, actions),
-                    None => return false,
-                }
-            }
-            State::Stopping(Stopping::Settling { outcome, until }) => {
+            State::Reforming(_) => return self.advance_reform(actions),
+            State::Settling { outcome, until } => {
                 if !self.committing.is_empty() && now < *until {
                     return false;
                 }
@@ -318,41 +397,36 @@ impl Cluster {
     fn note_silence(&mut self) {
         for (slot, worker) in &self.workers {
             let silence = self.awake.saturating_sub(worker.last_heard);
-            if worker.completed.is_none() && silence >= self.settings.death {
+            if !worker.has_completed() && silence >= self.settings.death {
                 self.evidence.silent(*slot, self.settings.death);
             }
         }
     }
 
-    fn assign(&mut self, actions: &mut Vec<Action>) {
-        let generation = self.settings.generation;
-        let placed = placement(self.settings.peers, self.settings.workers);
-        let members: Vec<Member> = (0..)
-            .zip(self.workers.values_mut())
-            .zip(&placed)
-            .map(|((rank, worker), peers)| {
-                worker.rank = Some(rank);
-                Member { rank, address: worker.address.clone(), peers: peers.clone() }
-            })
-            .collect();
-        actions.push(Action::Record(JobEvent::Generation { generation, placement: placed }));
-        let resume = self.settings.resume.as_ref();
-        for (slot, worker) in &self.workers {
-            let Some(rank) = worker.rank else { continue };
-            actions.push(Action::Assign {
-                slot: *slot,
-                assignment: Assignment {
-                    generation,
-                    rank,
-                    members: members.clone(),
-                    checkpoint: resume.map(|resume| resume.directory.clone()),
-                },
-            });
+    /// A worker whose loss is certain, or as good as that since nothing more was heard for a while.
+    fn next_loss(&mut self) -> Option<Loss> {
+        if self.evidence.is_empty() {
+            self.doubt_since = None;
+            return None;
         }
-        self.state = State::Running { meet_until: Some(self.now + self.settings.join) };
+        let since = *self.doubt_since.get_or_insert(self.now);
+        let has_session = |slot| self.workers.get(&slot).is_some_and(|worker: &Worker| worker.has_session);
+        let is_overdue = self.now >= since + self.settings.verdict;
+        self.evidence.certain(has_session).or_else(|| self.evidence.ended().filter(|_| is_overdue))
     }
 
     fn all_completed(&self) -> bool {
-        self.workers.values().all(|worker| worker.completed.is_some())
+        let mut members = self.seats.iter().map(|seat| self.workers.get(&seat.slot));
+        members.all(|worker| worker.is_none_or(Worker::has_completed))
+    }
+
+    /// The peers of the present generation.
+    pub(super) fn active(&self) -> BTreeSet<u32> {
+        self.seats.iter().flat_map(|seat| seat.peers.iter().copied()).collect()
+    }
+
+    /// What peers that were never there before start from.
+    pub(super) fn new_peers(&self) -> NewPeer {
+        self.cohort.new_peers
     }
 }

@@ -1,9 +1,14 @@
 //! What the cluster is told, and what it asks for.
 
+use super::cohort::{CohortPlan, NewPeer};
+use super::origins::Start;
+use medley_common::config::RecoveryMode;
 use medley_common::events::{Event as JobEvent, StepEvent};
 use medley_common::manifest::ManifestFile;
 use medley_common::proto;
 use medley_common::summary::Evaluation;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A place that the launcher fills with a worker process; stable over restarts of the process.
@@ -22,10 +27,12 @@ pub fn worker_log(slot: Slot) -> String {
 /// What the cluster needs to know of its job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// Peers of the cohort.
-    pub peers: u32,
-    /// Worker processes; one slot each.
+    /// T, and how it changes.
+    pub cohort: CohortPlan,
+    /// Worker processes that host peers.
     pub workers: u32,
+    /// Worker processes beyond them that wait to replace a lost one. Slots are `0..workers + spares`.
+    pub spares: u32,
     /// The generation that begins when all workers have joined.
     pub generation: u64,
     /// Where a resumed job goes on.
@@ -40,6 +47,21 @@ pub struct Settings {
     pub verdict: Duration,
     /// Within this workers must have ended after they were asked to stop.
     pub stop: Duration,
+    /// What happens when a worker is lost.
+    pub recovery: Recovery,
+}
+
+/// What happens when a worker is lost; `recovery.*` of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recovery {
+    /// How training goes on.
+    pub mode: RecoveryMode,
+    /// How long a replacement is waited for before survivors host the lost peers.
+    pub replace: Duration,
+    /// Within this the survivors of a generation must have left it.
+    pub reform: Duration,
+    /// Losses in a row without a committed step between them that are borne.
+    pub attempts: u32,
 }
 
 /// The committed checkpoint that a job resumes from.
@@ -51,26 +73,24 @@ pub struct Resume {
     pub directory: String,
     /// Hash of the data that it was trained on.
     pub data_hash: String,
+    /// The peers that it holds.
+    pub peers: Vec<u32>,
 }
+
+/// Tells the lives of a slot's worker processes, and of their sessions, apart. Grows with each session.
+pub type SessionNumber = u64;
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// A worker joined and opened its session. Versions, token and job were checked.
-    Joined {
-        /// Its place.
-        slot: Slot,
-        /// Its process.
-        process_id: u32,
-        /// host:port of its data plane.
-        address: String,
-        /// Its device.
-        device: String,
-    },
+    Joined(Joined),
     /// A worker sent a message.
     Reported {
         /// From where.
         slot: Slot,
+        /// Over which session: what still comes over the session of a worker that counts as dead is ignored.
+        session: SessionNumber,
         /// The generation that it belongs to; 0 where the worker has no assignment yet.
         generation: u64,
         /// What it says.
@@ -80,10 +100,12 @@ pub enum Event {
     SessionLost {
         /// Whose.
         slot: Slot,
+        /// Which.
+        session: SessionNumber,
         /// How.
         reason: String,
     },
-    /// A worker's process ended.
+    /// A worker's process ended, and nobody had asked for that.
     Exited {
         /// Whose.
         slot: Slot,
@@ -108,6 +130,8 @@ pub enum Event {
         /// Why.
         message: String,
     },
+    /// A person asks for another T, from the next step on.
+    ScaleRequested(Scale),
     /// A person or the machine asks the job to stop. The second time, a second later or more: at once.
     StopRequested {
         /// Who, in words.
@@ -120,6 +144,36 @@ pub enum Event {
     },
     /// Time passed.
     Tick,
+}
+
+/// A worker that joined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    /// Its place.
+    pub slot: Slot,
+    /// Its session.
+    pub session: SessionNumber,
+    /// Its process.
+    pub process_id: u32,
+    /// host:port of its data plane.
+    pub address: String,
+    /// The machine that it runs on.
+    pub host: String,
+    /// Its device.
+    pub device: String,
+    /// The generation that it is in, where it had joined before and lost its session or its coordinator; 0 for none.
+    pub generation: u64,
+}
+
+/// Another T.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scale {
+    /// T from the next step on.
+    pub peers: u32,
+    /// Workers to host them; `None`: as many as before.
+    pub workers: Option<u32>,
+    /// What peers that were never there before start from; `None`: as configured.
+    pub new_peers: Option<NewPeer>,
 }
 
 /// What a worker says. The meaning of the fields is that of `medley.proto`.
@@ -146,15 +200,38 @@ pub enum Report {
     },
     /// It did all that was asked.
     Completed(proto::Completed),
+    /// It left its generation and waits for the next.
+    Suspended(Suspended),
     /// It cannot go on.
     Failed {
         /// One line.
         message: String,
         /// The user's input is at fault.
         bad_input: bool,
-        /// The rank whose loss caused this, where it was not this worker's own fault.
-        because_of_rank: Option<u32>,
+        /// Another attempt would fail in the same way.
+        is_final: bool,
     },
+}
+
+/// What a worker that left its generation holds. The meaning of the fields is that of `medley.proto`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Suspended {
+    /// Steps that it committed.
+    pub step: u64,
+    /// It can commit the step after that as well.
+    pub is_prepared: bool,
+    /// Peers whose state it holds as their host.
+    pub peers: Vec<u32>,
+    /// Copies of others' peers: the peer, and the steps that the copy has taken.
+    pub replicas: Vec<(u32, u64)>,
+    /// `TrainingState` as JSON; empty where it holds no shared parameters.
+    pub state: String,
+    /// All workers left after the same step, as they were asked to or as the schedule has it.
+    pub is_pause: bool,
+    /// Why it left.
+    pub reason: String,
+    /// The rank that it missed.
+    pub because_of_rank: Option<u32>,
 }
 
 /// What is to be done.
@@ -176,6 +253,38 @@ pub enum Action {
         /// Why.
         reason: String,
     },
+    /// Make a worker leave its generation at once, for another member is lost.
+    Abort {
+        /// Whom.
+        slot: Slot,
+        /// The generation that has ended.
+        generation: u64,
+        /// Why.
+        reason: String,
+    },
+    /// Ask a worker to leave its generation after a step that all workers agree on.
+    Pause {
+        /// Whom.
+        slot: Slot,
+        /// The generation.
+        generation: u64,
+        /// With a checkpoint of that step.
+        checkpoint: bool,
+    },
+    /// End a worker that counts as dead, if it still lives, and refuse it from now on.
+    Dismiss {
+        /// Whom.
+        slot: Slot,
+        /// Why.
+        reason: String,
+    },
+    /// Start a worker process in a slot that has none.
+    Start {
+        /// Where.
+        slot: Slot,
+    },
+    /// Keep what a coordinator that takes this job over must know. Nothing that follows may be done before that is safe.
+    Keep(Kept),
     /// Tell a worker that nothing more is expected of it.
     Release {
         /// Whom.
@@ -196,7 +305,7 @@ pub enum Action {
 }
 
 /// A worker's place in a generation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Assignment {
     /// The generation.
     pub generation: u64,
@@ -204,19 +313,42 @@ pub struct Assignment {
     pub rank: u32,
     /// All workers of the generation, by rank.
     pub members: Vec<Member>,
-    /// The committed checkpoint to start from, relative to the run directory.
-    pub checkpoint: Option<String>,
+    /// Where the training goes on.
+    pub start: Start,
+    /// The step of the last committed checkpoint; 0 for none.
+    pub checkpoint_step: u64,
 }
 
 /// A worker as the others see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
+    /// Its place with the launcher.
+    pub slot: Slot,
     /// Its rank.
     pub rank: u32,
     /// host:port of its data plane.
     pub address: String,
     /// The peers that it hosts.
     pub peers: Vec<u32>,
+    /// The rank that keeps copies of them.
+    pub buddy: u32,
+}
+
+/// What a coordinator that takes a job over must know of it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Kept {
+    /// The generation that was formed last.
+    pub generation: u64,
+    /// Its workers.
+    pub members: Vec<Member>,
+    /// Steps that were committed when it was formed.
+    pub step: u64,
+    /// T, and how it changes.
+    pub cohort: CohortPlan,
+    /// Workers that are to host peers.
+    pub workers: u32,
+    /// Peers that left, and the checkpoint that holds them.
+    pub parked: BTreeMap<u32, String>,
 }
 
 /// A checkpoint whose files are all written.
@@ -230,6 +362,8 @@ pub struct Commit {
     pub staging: String,
     /// The files of all workers.
     pub files: Vec<ManifestFile>,
+    /// Peers of the cohort.
+    pub peers: u32,
     /// `TrainingState` as JSON.
     pub state: String,
     /// Hash of the data.

@@ -2,30 +2,42 @@
 //!
 //! Read in this order:
 //! 1. [`messages`]: what the cluster is told ([`Event`]) and what it asks for ([`Action`]).
-//! 2. [`placement()`]: which peers a worker hosts.
-//! 3. [`Cluster`] in `machine`: the states of a job and what moves it from one to the next.
-//! 4. `reports`: what a worker's reports change; `ending`: how a job ends.
-//! 5. `steps` and `shards`: what all workers must have reported before a step or a checkpoint counts.
-//! 6. `verdict`: which of several errors is the cause and which are its consequences.
+//! 2. [`Cluster`] in `machine`: the states of a job and what moves it from one to the next.
+//! 3. `membership`: workers that join, come back and are lost; `losses`: which of several signs is the cause;
+//!    `recoveries`: losses in a row, and when there are enough of them.
+//! 4. `reform`: from one generation to the next; `origins`: where training stands then, and where each state comes from;
+//!    `seats` and [`placement()`]: who hosts which peers; `cohort`: T over time.
+//! 5. `reports`: what a worker's reports change; `ending`: how a job ends.
+//! 6. `steps` and `shards`: what all workers must have reported before a step or a checkpoint counts.
 //!
 //! Invariants, checked by the property tests in `tests/cluster_properties.rs`: a rank is assigned at most once in a
 //! generation; the committed step never decreases; nothing is asked for after [`Action::Finish`]; a job whose
 //! workers say nothing ends by its deadlines.
 
+mod cohort;
 mod ending;
+mod losses;
 mod machine;
+mod membership;
 pub mod messages;
+mod origins;
 mod placement;
+mod recoveries;
+mod reform;
 mod reports;
+mod seats;
 mod shards;
 mod steps;
-mod verdict;
 
 #[cfg(test)]
 mod tables;
 
-pub use machine::{Cluster, State, Stopping};
+pub use cohort::{CohortPlan, NewPeer};
+pub use machine::{Cluster, State, Stop};
 pub use messages::{
-    Action, Assignment, Commit, Event, Member, Outcome, Report, Resume, Settings, Slot, worker_log, worker_name,
+    Action, Assignment, Commit, Event, Joined, Kept, Member, Outcome, Recovery, Report, Resume, Scale, SessionNumber,
+    Settings, Slot, Suspended, worker_log, worker_name,
 };
+pub use origins::{Origin, Start};
 pub use placement::placement;
+pub use reform::Reform;

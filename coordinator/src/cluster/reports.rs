@@ -1,65 +1,75 @@
 //! What a worker's reports change.
 
-use super::machine::{Cluster, State, Stopping};
-use super::messages::{Action, Report, Slot, worker_name};
-use medley_common::events::Event as JobEvent;
+use super::machine::{Cluster, Role, State, Worker};
+use super::messages::{Action, Report, SessionNumber, Slot, Suspended, worker_name};
+use super::seats::Seat;
+use medley_common::events::{Event as JobEvent, StepEvent};
 use medley_common::summary::Evaluation;
 use medley_common::{exit, proto};
 
 impl Cluster {
-    pub(super) fn reported(&mut self, slot: Slot, generation: u64, report: Report, actions: &mut Vec<Action>) {
-        let Some(worker) = self.workers.get_mut(&slot) else {
-            return;
+    /// Takes in a report; whether nothing can follow from it that the next tick does not notice as well.
+    pub(super) fn reported(
+        &mut self,
+        slot: Slot,
+        session: SessionNumber,
+        generation: u64,
+        report: Report,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        // What comes over an older session is a zombie's.
+        let Some(worker) = self.workers.get_mut(&slot).filter(|worker| worker.session == session) else {
+            return true;
         };
-        let current = worker.rank.is_some() && generation == self.settings.generation;
-        // A worker that has not heard of its assignment yet speaks of generation 0: that it lives or fails counts
-        // all the same. Anything else that is not of this generation is a zombie's.
-        if !current && generation != 0 {
-            return;
-        }
+        let current = worker.member().is_some() && generation == self.generation;
+        // A worker that has not heard of its assignment yet speaks of the generation before: that it lives or fails
+        // counts all the same.
         worker.last_heard = self.awake;
-        if matches!(self.state, State::Stopping(Stopping::Settling { .. })) {
-            return;
+        if matches!(self.state, State::Settling { .. }) {
+            return true;
         }
         match report {
-            Report::Heartbeat => {}
-            Report::Failed { message, bad_input, because_of_rank } => {
-                let because_of = because_of_rank.and_then(|rank| self.slot_of(rank));
-                self.evidence.failed(slot, message, bad_input, because_of);
+            Report::Heartbeat => return true,
+            Report::Failed { message, bad_input, is_final } => {
+                self.evidence.failed(slot, message, bad_input, is_final);
             }
             _ if !current => {}
             Report::Ready(ready) => self.met(slot, ready, actions),
             Report::Steps(records) => self.stepped(slot, &records, actions),
             Report::Evaluated(evaluation) => self.evaluated(slot, evaluation, actions),
+            Report::Suspended(held) => self.suspended(slot, held),
             Report::ShardsWritten { step, staging, files, state } => {
                 if let Some(mut commit) = self.shards.add(slot, step, staging, files, state) {
                     commit.generation = generation;
                     commit.data_hash = self.ready.as_ref().map(|ready| ready.data_hash.clone()).unwrap_or_default();
-                    self.committing.insert(step);
+                    self.committing.insert(step, self.active().into_iter().collect());
                     actions.push(Action::CommitCheckpoint(commit));
                 }
             }
             Report::Completed(completed) => self.completed(slot, completed, actions),
         }
+        false
     }
 
-    fn slot_of(&self, rank: u32) -> Option<Slot> {
-        self.workers.iter().find(|(_, worker)| worker.rank == Some(rank)).map(|(slot, _)| *slot)
+    fn suspended(&mut self, slot: Slot, held: Suspended) {
+        let missed = held.because_of_rank.and_then(|rank| self.seats.get(rank as usize)).map(|seat| seat.slot);
+        if let Some(missed) = missed.filter(|missed| *missed != slot && self.workers.contains_key(missed)) {
+            self.evidence.missed(missed, slot, held.reason.clone());
+        }
+        if let Some(worker) = self.workers.get_mut(&slot) {
+            worker.role = Role::Suspended(Box::new(held));
+        }
     }
 
     fn met(&mut self, slot: Slot, ready: proto::Ready, actions: &mut Vec<Action>) {
-        let Some(worker) = self.workers.get_mut(&slot) else {
+        let Some(member) = self.workers.get_mut(&slot).and_then(Worker::member_mut) else {
             return;
         };
-        worker.ready.get_or_insert(ready);
-        if self.ready.is_some() {
+        member.ready.get_or_insert(ready);
+        let ready_of = |seat: &Seat| Some((seat.slot, self.workers.get(&seat.slot)?.member()?.ready.as_ref()?));
+        let Some(reports) = self.seats.iter().map(ready_of).collect::<Option<Vec<(Slot, &proto::Ready)>>>() else {
             return;
-        }
-        let reports: Vec<(Slot, &proto::Ready)> =
-            self.workers.iter().filter_map(|(slot, worker)| Some((*slot, worker.ready.as_ref()?))).collect();
-        if reports.len() < self.settings.workers as usize {
-            return;
-        }
+        };
         let (first, ready) = (reports[0].0, reports[0].1.clone());
         let differing = reports
             .iter()
@@ -78,6 +88,16 @@ impl Cluster {
             );
             return self.fail(message, exit::BAD_INPUT, actions);
         }
+        if let State::Running { meet_until, .. } = &mut self.state {
+            *meet_until = None;
+        }
+        if let Some(before) = &self.ready {
+            if before.data_hash != ready.data_hash {
+                let message = "data.path: the data changed while the job ran; put the old file back and resume".into();
+                return self.fail(message, exit::BAD_INPUT, actions);
+            }
+            return;
+        }
         actions.push(Action::Record(JobEvent::Ready {
             data_hash: ready.data_hash.clone(),
             users: ready.users,
@@ -89,9 +109,6 @@ impl Cluster {
             private_parameters: ready.private_parameters,
         }));
         self.ready = Some(ready);
-        if let State::Running { meet_until } = &mut self.state {
-            *meet_until = None;
-        }
     }
 
     fn stepped(&mut self, slot: Slot, records: &[proto::StepRecord], actions: &mut Vec<Action>) {
@@ -101,14 +118,33 @@ impl Cluster {
                 Ok(None) => continue,
                 Err(gap) => return self.fail(gap.to_string(), exit::FAILURE, actions),
             };
-            actions.push(Action::Progress(step.clone()));
-            let is_last = self.ready.as_ref().is_some_and(|ready| ready.total_steps == step.step);
-            if step.step.is_multiple_of(self.settings.log_every) || is_last {
-                self.unlogged = None;
-                actions.push(Action::Record(JobEvent::Step(step)));
-            } else {
-                self.unlogged = Some(step);
-            }
+            self.progressed(step, actions);
+            self.recovered(actions);
+        }
+    }
+
+    /// A step counts.
+    pub(super) fn progressed(&mut self, step: StepEvent, actions: &mut Vec<Action>) {
+        actions.push(Action::Progress(step.clone()));
+        let is_last = self.ready.as_ref().is_some_and(|ready| ready.total_steps == step.step);
+        if step.step.is_multiple_of(self.settings.log_every) || is_last {
+            self.unlogged = None;
+            actions.push(Action::Record(JobEvent::Step(step)));
+        } else {
+            self.unlogged = Some(step);
+        }
+    }
+
+    /// The job goes on: whatever was to be recovered from is over.
+    fn recovered(&mut self, actions: &mut Vec<Action>) {
+        if let Some(open) = self.recoveries.progressed() {
+            actions.push(Action::Record(JobEvent::Recovered {
+                generation: self.generation,
+                lost: open.lost,
+                step: open.step,
+                replayed: open.replayed,
+                seconds: (self.now - open.noticed).as_secs_f64(),
+            }));
         }
     }
 
@@ -128,20 +164,22 @@ impl Cluster {
     }
 
     fn completed(&mut self, slot: Slot, completed: proto::Completed, actions: &mut Vec<Action>) {
-        let Some(worker) = self.workers.get_mut(&slot) else {
+        let Some(member) = self.workers.get_mut(&slot).and_then(Worker::member_mut) else {
             return;
         };
-        if worker.completed.is_some() {
+        if member.completed.is_some() {
             return;
         }
         actions.push(Action::Record(JobEvent::WorkerCompleted {
             worker: worker_name(slot),
-            rank: worker.rank.unwrap_or(0),
+            rank: member.rank,
             train_seconds: completed.train_seconds,
             evaluation_seconds: completed.evaluation_seconds,
             peak_memory_bytes: completed.peak_memory_bytes,
             reason: completed.reason.clone(),
         }));
-        worker.completed = Some(completed);
+        member.completed = Some(completed);
+        self.evidence.clear(slot);
+        self.recovered(actions);
     }
 }

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Checkpoints that some workers have written and some have not.
 #[derive(Debug)]
 pub struct ShardGatherer {
-    workers: usize,
+    members: BTreeSet<Slot>,
+    peers: u32,
     newest: Option<u64>,
     open: BTreeMap<u64, Open>,
 }
@@ -21,9 +22,16 @@ struct Open {
 }
 
 impl ShardGatherer {
-    /// Gathers the shards of `workers` workers.
-    pub fn new(workers: u32) -> Self {
-        Self { workers: workers as usize, newest: None, open: BTreeMap::new() }
+    /// Gathers shards of checkpoints after `newest`.
+    pub fn new(newest: Option<u64>) -> Self {
+        Self { members: BTreeSet::new(), peers: 0, newest, open: BTreeMap::new() }
+    }
+
+    /// A generation of these members begins: what was written in the one before and is not complete counts for nothing.
+    /// Returns the steps of which that is so.
+    pub fn begin(&mut self, members: BTreeSet<Slot>, peers: u32) -> Vec<u64> {
+        (self.members, self.peers) = (members, peers);
+        std::mem::take(&mut self.open).into_keys().collect()
     }
 
     /// Takes in a worker's shards; the whole checkpoint when they were the last ones missing. Shards that were
@@ -48,7 +56,7 @@ impl ShardGatherer {
         if !state.is_empty() {
             open.state = state;
         }
-        if open.reported.len() < self.workers {
+        if !self.members.is_subset(&open.reported) {
             return None;
         }
         let complete = self.open.remove(&step)?;
@@ -59,6 +67,7 @@ impl ShardGatherer {
             staging: complete.staging,
             files: complete.files,
             state: complete.state,
+            peers: self.peers,
             generation: 0,
             data_hash: String::new(),
         })

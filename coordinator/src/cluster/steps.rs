@@ -11,7 +11,12 @@ const MOST_OPEN: usize = 65_536;
 /// Steps that some workers have reported and some have not.
 #[derive(Debug)]
 pub struct StepMerger {
-    workers: usize,
+    /// Who reports every step.
+    members: BTreeSet<u32>,
+    /// Steps committed when the generation began.
+    begun: u64,
+    /// Who reports the last of those after the generation has begun.
+    late: BTreeSet<u32>,
     committed: u64,
     open: BTreeMap<u64, Open>,
 }
@@ -28,9 +33,27 @@ struct Open {
 pub struct Gap(u64);
 
 impl StepMerger {
-    /// Merges reports of `workers` workers for the steps after `committed`.
-    pub fn new(workers: u32, committed: u64) -> Self {
-        Self { workers: workers as usize, committed, open: BTreeMap::new() }
+    /// Merges reports for the steps after `committed`.
+    pub fn new(committed: u64) -> Self {
+        Self { members: BTreeSet::new(), begun: committed, late: BTreeSet::new(), committed, open: BTreeMap::new() }
+    }
+
+    /// A generation begins after `step` committed steps. Of its `members`, the `late` ones commit and report the last of
+    /// these only now; who else had to report it has, or is lost. Returns the steps that are complete by this.
+    ///
+    /// Steps that are taken again, since a generation began at an older step than one that counts already, change
+    /// nothing.
+    pub fn begin(&mut self, members: BTreeSet<u32>, late: BTreeSet<u32>, step: u64) -> Vec<StepEvent> {
+        (self.members, self.late, self.begun) = (members, late, step);
+        let later = self.open.split_off(&(step + 1));
+        drop(later);
+        let waits = !self.late.is_empty();
+        let complete: Vec<u64> = self.open.keys().copied().filter(|open| *open < step || !waits).collect();
+        let merged: Vec<StepEvent> =
+            complete.iter().filter_map(|step| self.open.remove(step)).map(|open| open.merged).collect();
+        let known = if waits { step.saturating_sub(1) } else { step };
+        self.committed = self.committed.max(known);
+        merged
     }
 
     /// The last step that every worker reported.
@@ -52,7 +75,8 @@ impl StepMerger {
         if open.reported.insert(slot) {
             merge(&mut open.merged, record);
         }
-        if open.reported.len() < self.workers {
+        let required = if step <= self.begun { &self.late } else { &self.members };
+        if !required.is_subset(&open.reported) {
             return match self.open.first_key_value() {
                 Some((first, _)) if self.open.len() > MOST_OPEN => Err(Gap(*first)),
                 _ => Ok(None),
@@ -112,9 +136,15 @@ mod tests {
         }
     }
 
+    fn of_two(committed: u64) -> StepMerger {
+        let mut merger = StepMerger::new(committed);
+        merger.begin([0, 1].into(), [].into(), committed);
+        merger
+    }
+
     #[test]
     fn a_step_is_committed_when_all_reported_it_with_the_slowest_workers_figures() {
-        let mut merger = StepMerger::new(2, 0);
+        let mut merger = of_two(0);
         assert_eq!(merger.add(0, &record(1, 0, 0.25, 900)), Ok(None));
         assert_eq!(merger.add(0, &record(2, 0, 0.25, 900)), Ok(None));
         assert_eq!(merger.committed(), 0);
@@ -128,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_report_that_comes_twice_or_late_changes_nothing() {
-        let mut merger = StepMerger::new(2, 5);
+        let mut merger = of_two(5);
         assert_eq!(merger.add(0, &record(5, 0, 0.1, 0)), Ok(None));
         assert_eq!(merger.add(0, &record(6, 0, 0.1, 0)), Ok(None));
         assert_eq!(merger.add(0, &record(6, 0, 9.0, 0)), Ok(None));
@@ -139,8 +169,34 @@ mod tests {
 
     #[test]
     fn a_worker_that_never_reports_does_not_fill_the_memory() {
-        let mut merger = StepMerger::new(2, 0);
+        let mut merger = of_two(0);
         let fault = (1..).find_map(|step| merger.add(0, &record(step, 0, 0.1, 0)).err());
         assert_eq!(fault, Some(Gap(1)));
+    }
+
+    #[test]
+    fn a_step_that_a_lost_worker_did_not_report_counts_when_the_next_generation_begins_after_it() {
+        let mut merger = of_two(0);
+        assert_eq!(merger.add(0, &record(1, 0, 0.1, 0)), Ok(None));
+        assert_eq!(merger.add(0, &record(2, 0, 0.1, 0)), Ok(None));
+        let complete = merger.begin([0, 2].into(), [].into(), 1);
+        assert_eq!(complete.iter().map(|step| step.step).collect::<Vec<_>>(), [1]);
+        assert_eq!(merger.committed(), 1);
+        assert_eq!(merger.add(0, &record(2, 0, 0.3, 0)), Ok(None));
+        assert_eq!(merger.add(2, &record(2, 1, 0.2, 0)).unwrap().unwrap().seconds, 0.3);
+    }
+
+    #[test]
+    fn a_step_that_is_rolled_forward_waits_for_those_who_do_and_no_step_counts_twice() {
+        let mut merger = of_two(4);
+        assert_eq!(merger.add(1, &record(5, 1, 0.1, 0)), Ok(None));
+        assert!(merger.begin([0, 1].into(), [0].into(), 5).is_empty());
+        assert_eq!(merger.committed(), 4);
+        assert_eq!(merger.add(0, &record(5, 0, 0.1, 0)).unwrap().unwrap().losses.len(), 2);
+        assert!(merger.begin([0, 1].into(), [].into(), 2).is_empty());
+        assert_eq!(merger.committed(), 5);
+        assert_eq!(merger.add(0, &record(3, 0, 0.1, 0)), Ok(None));
+        assert_eq!(merger.add(1, &record(3, 1, 0.1, 0)), Ok(None));
+        assert_eq!(merger.committed(), 5);
     }
 }

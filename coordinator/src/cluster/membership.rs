@@ -1,0 +1,103 @@
+//! Who belongs to the job: workers that join, come back, and are lost.
+
+use super::losses::Loss;
+use super::machine::{Cluster, Membership, Role, State, Worker};
+use super::messages::{Action, Joined, Slot, worker_name};
+use medley_common::events::Event as JobEvent;
+use medley_common::exit;
+
+impl Cluster {
+    pub(super) fn joined(&mut self, joined: Joined, actions: &mut Vec<Action>) {
+        let Joined { slot, session, process_id, address, host, device, generation } = joined;
+        if slot >= self.slots() || matches!(self.state, State::Settling { .. } | State::Ended) {
+            return;
+        }
+        if let Some(worker) = self.workers.get_mut(&slot)
+            && worker.process_id == process_id
+            && worker.host == host
+        {
+            // It has lost its session, or its coordinator, and goes on.
+            (worker.session, worker.has_session, worker.last_heard) = (session, true, self.awake);
+            self.evidence.clear(slot);
+            return;
+        }
+        if self.workers.contains_key(&slot) {
+            let reason = "was replaced in its slot by another process".to_owned();
+            let message = format!("worker {slot} {reason}");
+            let loss = Loss { slot: Some(slot), reason, message, exit_code: exit::FAILURE, is_final: false };
+            self.part_with(slot, &loss, actions);
+            if matches!(self.state, State::Settling { .. }) {
+                return;
+            }
+        }
+        if generation != 0 && !self.is_expected(slot, generation) {
+            let reason = format!("it belongs to generation {generation}, which went on without it");
+            actions.push(Action::Dismiss { slot, reason });
+            return;
+        }
+        let role = match self.seat_of(slot).filter(|_| generation != 0) {
+            Some(rank) => Role::Member(Membership { rank, ready: None, completed: None }),
+            None => Role::Idle,
+        };
+        let worker = Worker { session, process_id, address, host, has_session: true, last_heard: self.awake, role };
+        self.workers.insert(slot, worker);
+        self.recoveries.filled(slot);
+        self.evidence.clear(slot);
+        actions.push(Action::Record(JobEvent::WorkerJoined { worker: worker_name(slot), slot, process_id, device }));
+    }
+
+    /// Whether a worker of the present generation, unknown to this coordinator, is one that it waits for.
+    fn is_expected(&self, slot: Slot, generation: u64) -> bool {
+        generation == self.generation && self.seat_of(slot).is_some() && matches!(self.state, State::Running { .. })
+    }
+
+    pub(super) fn seat_of(&self, slot: Slot) -> Option<u32> {
+        self.seats.iter().position(|seat| seat.slot == slot).map(|rank| rank as u32)
+    }
+
+    /// Deals with a loss: the job ends, or the generation does and a replacement is sought.
+    pub(super) fn lose(&mut self, loss: Loss, actions: &mut Vec<Action>) {
+        let ends_the_job = loss.is_final || loss.exit_code != exit::FAILURE;
+        match loss.slot.filter(|_| !ends_the_job) {
+            Some(slot) => self.part_with(slot, &loss, actions),
+            None => self.settle_failed(loss, actions),
+        }
+    }
+
+    fn part_with(&mut self, slot: Slot, loss: &Loss, actions: &mut Vec<Action>) {
+        self.evidence.clear(slot);
+        let worker = self.workers.remove(&slot);
+        let was_at_work = worker.as_ref().is_some_and(|worker| worker.member().is_some());
+        // Several losses of one generation are one failure: it counts when the generation ends.
+        if !(was_at_work && matches!(self.state, State::Reforming(_))) {
+            self.recoveries.failed(&loss.message);
+        }
+        if let Some(message) = self.recoveries.verdict() {
+            let verdict = Loss { message, is_final: true, ..loss.clone() };
+            return self.settle_failed(verdict, actions);
+        }
+        let (worker, reason) = (worker_name(slot), loss.reason.clone());
+        actions.push(Action::Record(JobEvent::WorkerLost { worker: worker.clone(), reason: reason.clone() }));
+        actions.push(Action::Dismiss { slot, reason });
+        self.recoveries.restart(slot, self.now);
+        if was_at_work {
+            let step = self.steps.committed();
+            self.recoveries.begin(self.now, step);
+            if let Some(open) = self.recoveries.open() {
+                open.lost.push(worker);
+            }
+            if matches!(self.state, State::Running { .. }) {
+                self.abort_generation(&loss.message, actions);
+            }
+        }
+    }
+
+    /// Starts processes in empty slots whose time has come.
+    pub(super) fn start_replacements(&mut self, actions: &mut Vec<Action>) {
+        for slot in self.recoveries.due(self.now) {
+            if slot < self.slots() && !self.workers.contains_key(&slot) {
+                actions.push(Action::Start { slot });
+            }
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! Between generations: the survivors of one leave it, replacements are waited for, and the next is formed.
+
+use super::losses::Loss;
+use super::machine::{Cluster, Committed, Membership, Role, State, Worker};
+use super::messages::{Action, Assignment, Member, Slot, Suspended};
+use super::origins::{Origin, Sources, Standing, Start};
+use super::seats::{Seat, buddies, seats};
+use medley_common::config::RecoveryMode;
+use medley_common::events::Event as JobEvent;
+use medley_common::exit;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// What is waited for between two generations.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reform {
+    /// Until when the survivors must have left the old one.
+    pub until: Duration,
+    /// Until when replacements are waited for.
+    pub replace_until: Duration,
+    /// Until when there must be a worker at all.
+    pub join_until: Duration,
+    /// An attempt that follows failed ones waits.
+    pub not_before: Duration,
+    /// All survivors left after the same step, as they were asked to.
+    pub is_pause: bool,
+    /// Nobody is known to be lost, yet the exchange failed: how that looks to those who missed somebody.
+    pub failed: bool,
+}
+
+/// The next generation, as far as it is decided.
+struct Next {
+    seats: Vec<Seat>,
+    start: Start,
+    /// Who reports the last committed step only once the generation has begun.
+    late: BTreeSet<Slot>,
+    /// Steps that are taken again.
+    replayed: u64,
+}
+
+impl Cluster {
+    /// The first generation: nobody holds anything yet.
+    pub(super) fn begin_first(&mut self, actions: &mut Vec<Action>) {
+        let now = self.now;
+        let reform =
+            Reform { until: now, replace_until: now, join_until: now, not_before: now, is_pause: true, failed: false };
+        self.state = State::Reforming(reform);
+        self.form(actions);
+    }
+
+    /// The exchange of a generation failed on a member, or all left it after the step that they had agreed on.
+    pub(super) fn leave_generation(&mut self, actions: &mut Vec<Action>) {
+        let left = self.workers.values().filter_map(Worker::suspended);
+        let is_pause = left.clone().all(|held| held.is_pause);
+        let reason = left.map(|held| held.reason.clone()).next().unwrap_or_default();
+        if is_pause {
+            // The others are about to leave by themselves.
+            self.state = State::Reforming(self.reform(true));
+        } else {
+            self.abort_generation(&reason, actions);
+        }
+    }
+
+    /// Ends the present generation at once.
+    pub(super) fn abort_generation(&mut self, reason: &str, actions: &mut Vec<Action>) {
+        for (slot, worker) in &mut self.workers {
+            if let Some(member) = worker.member_mut() {
+                member.completed = None;
+                let (slot, generation, reason) = (*slot, self.generation, reason.to_owned());
+                actions.push(Action::Abort { slot, generation, reason });
+            }
+        }
+        self.recoveries.begin(self.now, self.steps.committed());
+        self.state = State::Reforming(self.reform(false));
+    }
+
+    fn reform(&self, is_pause: bool) -> Reform {
+        let recovery = &self.settings.recovery;
+        let now = self.now;
+        Reform {
+            until: now + recovery.reform,
+            replace_until: now + recovery.replace,
+            join_until: now + recovery.reform.max(recovery.replace) + self.settings.join,
+            not_before: now + self.recoveries.backoff(),
+            is_pause,
+            failed: false,
+        }
+    }
+
+    /// Whether a generation with other peers or workers is wanted and can be had.
+    pub(super) fn wants_another_generation(&self) -> bool {
+        if self.stop.is_some() || self.workers.values().any(Worker::has_completed) {
+            return false;
+        }
+        let step = self.steps.committed();
+        let is_last = self.ready.as_ref().is_some_and(|ready| step >= ready.total_steps);
+        let idle = self.workers.values().filter(|worker| matches!(worker.role, Role::Idle)).count();
+        let peers = self.cohort.peers_after(step) as usize;
+        let wanted = (self.wanted_workers as usize).min(peers);
+        let active = self.active().len();
+        let could_host = active == peers || idle > 0 || !self.misses_peers();
+        let could_seat = self.seats.len() > wanted || (self.seats.len() < wanted && idle > 0);
+        !is_last && (could_seat || (active != peers && could_host))
+    }
+
+    /// Whether peers take no part for want of a worker.
+    fn misses_peers(&self) -> bool {
+        self.settings.recovery.mode == RecoveryMode::Continue && (self.seats.len() as u32) < self.wanted_workers
+    }
+
+    /// Asks the members to leave after a step that they agree on.
+    pub(super) fn pause(&mut self, actions: &mut Vec<Action>) {
+        let peers = self.cohort.peers_after(self.steps.committed());
+        // A peer that leaves comes back from the checkpoint that it left in.
+        let checkpoint = self.active().iter().any(|peer| *peer >= peers);
+        let members = self.workers.iter().filter(|(_, worker)| worker.member().is_some());
+        let generation = self.generation;
+        actions.extend(members.map(|(slot, _)| Action::Pause { slot: *slot, generation, checkpoint }));
+        if let State::Running { pausing, .. } = &mut self.state {
+            *pausing = true;
+        }
+    }
+
+    pub(super) fn advance_reform(&mut self, actions: &mut Vec<Action>) -> bool {
+        let State::Reforming(reform) = &self.state else { return false };
+        let now = self.now;
+        let remaining: Vec<Slot> =
+            self.workers.iter().filter(|(_, worker)| worker.member().is_some()).map(|(slot, _)| *slot).collect();
+        if !remaining.is_empty() {
+            if now >= reform.until {
+                let reason = format!(
+                    "did not leave the exchange within {} ms (recovery.reform_ms)",
+                    self.settings.recovery.reform.as_millis()
+                );
+                let slot = remaining[0];
+                let message = format!("worker {slot} {reason}");
+                self.lose(
+                    Loss { slot: Some(slot), reason, message, exit_code: exit::FAILURE, is_final: false },
+                    actions,
+                );
+                return true;
+            }
+            // One that left because of a failure makes the others' waits pointless.
+            let trouble = self.workers.values().filter_map(Worker::suspended).find(|held| !held.is_pause);
+            if let Some(reason) = trouble.filter(|_| reform.is_pause).map(|held| held.reason.clone()) {
+                self.abort_generation(&reason, actions);
+                return true;
+            }
+            return false;
+        }
+        if self.note_failed_exchange(actions) {
+            return true;
+        }
+        let State::Reforming(reform) = &self.state else { return false };
+        if now < reform.not_before || (!self.committing.is_empty() && now < reform.until) {
+            return false;
+        }
+        let available = self.workers.len();
+        if available == 0 && now >= reform.join_until {
+            self.fail_to_join(actions);
+            return true;
+        }
+        if available < self.enough() && now < reform.replace_until {
+            return false;
+        }
+        available > 0 && self.form(actions)
+    }
+
+    /// All have left a generation that nobody is known to have died in: the links failed, and that is a failure too.
+    fn note_failed_exchange(&mut self, actions: &mut Vec<Action>) -> bool {
+        let has_lost = self.recoveries.open().is_some_and(|open| !open.lost.is_empty());
+        let State::Reforming(reform) = &mut self.state else { return false };
+        if reform.is_pause || reform.failed {
+            return false;
+        }
+        reform.failed = true;
+        if has_lost {
+            return true;
+        }
+        let missed = self.evidence.missed_first();
+        let reason = || self.workers.values().filter_map(Worker::suspended).map(|held| held.reason.clone()).next();
+        let message = missed.as_ref().map(|loss| loss.message.clone()).or_else(reason).unwrap_or_default();
+        self.recoveries.failed(&message);
+        if let Some(message) = self.recoveries.verdict() {
+            self.fail(message, exit::FAILURE, actions);
+            return true;
+        }
+        actions.push(Action::Record(JobEvent::Warning {
+            message: format!("the exchange failed and is formed again: {message}"),
+        }));
+        let not_before = self.now + self.recoveries.backoff();
+        if let State::Reforming(reform) = &mut self.state {
+            reform.not_before = not_before;
+        }
+        true
+    }
+
+    /// Workers that the next generation need not wait any longer for.
+    fn enough(&self) -> usize {
+        let wanted = self.wanted_workers.min(self.cohort.peers_after(self.steps.committed())) as usize;
+        let survivors = self.survivors();
+        match (self.settings.recovery.mode, Standing::of(&survivors, &self.active_list())) {
+            (RecoveryMode::Continue, Some(standing)) => {
+                let left = self.active().iter().filter(|peer| standing.peers.contains_key(peer)).count();
+                // Alone, a peer of a mutual method has nobody to learn from.
+                if left >= self.fewest_peers() { 1 } else { wanted }
+            }
+            _ => wanted,
+        }
+    }
+
+    /// With fewer peers a method cannot go on.
+    fn fewest_peers(&self) -> usize {
+        self.cohort.peers.min(2) as usize
+    }
+
+    fn active_list(&self) -> Vec<u32> {
+        self.active().into_iter().collect()
+    }
+
+    fn survivors(&self) -> BTreeMap<Slot, Suspended> {
+        let held = |(slot, worker): (&Slot, &Worker)| Some((*slot, worker.suspended()?.clone()));
+        self.workers.iter().filter_map(held).collect()
+    }
+
+    /// Forms the next generation; `false` where it must wait.
+    fn form(&mut self, actions: &mut Vec<Action>) -> bool {
+        let survivors = self.survivors();
+        let standing = Standing::of(&survivors, &self.active_list());
+        let next = match standing.and_then(|standing| self.going_on(&standing)) {
+            Some(next) => next,
+            None => self.going_back(),
+        };
+        self.enter(next, actions);
+        true
+    }
+
+    /// The next generation from what the workers hold; `None` where a peer is lost with all that held it.
+    fn going_on(&self, standing: &Standing) -> Option<Next> {
+        let peers = self.cohort.peers_after(standing.step);
+        let mut active: BTreeSet<u32> = (0..peers).collect();
+        if self.settings.recovery.mode == RecoveryMode::Continue && self.workers.len() < self.enough_for(peers) {
+            let held: BTreeSet<u32> = standing.peers.keys().copied().collect();
+            let hosted: BTreeSet<u32> = self.survivors().values().flat_map(|held| held.peers.iter().copied()).collect();
+            // Who goes on without the lost ones hosts no more peers than before.
+            let left: BTreeSet<u32> =
+                active.iter().copied().filter(|peer| held.contains(peer) && hosted.contains(peer)).collect();
+            if left.len() >= self.fewest_peers() {
+                active = left;
+            }
+        }
+        let before = self.active();
+        let mut wanted = self.wanted_workers as usize;
+        loop {
+            let found = self.seats_for(&active, wanted);
+            let rank_of = |slot| found.iter().position(|seat: &Seat| seat.slot == slot).map(|rank| rank as u32);
+            let sources = Sources { standing, rank_of: &rank_of, parked: &self.parked, new_peers: self.new_peers() };
+            let must_hold = active.intersection(&before);
+            let holds_all = must_hold.clone().all(|peer| sources.holds(*peer));
+            match sources.start(active.iter().copied()).filter(|_| holds_all) {
+                Some(start) => {
+                    let late = standing.rolls_forward.iter().copied().filter(|slot| rank_of(*slot).is_some()).collect();
+                    return Some(Next { seats: found, start, late, replayed: 0 });
+                }
+                // A worker that is to leave still holds what nobody else does: it stays for one generation more.
+                None if wanted < self.workers.len() => wanted += 1,
+                None => return None,
+            }
+        }
+    }
+
+    fn enough_for(&self, peers: u32) -> usize {
+        self.wanted_workers.min(peers) as usize
+    }
+
+    /// The next generation from the last committed checkpoint, or from the beginning.
+    fn going_back(&self) -> Next {
+        let (step, origin, peers) = match &self.checkpoint {
+            Some(Committed { step, directory, peers }) => {
+                (*step, Origin::Checkpoint(directory.clone()), peers.iter().copied().collect())
+            }
+            None => (0, Origin::Fresh, (0..self.cohort.peers_after(0)).collect::<BTreeSet<u32>>()),
+        };
+        let found = self.seats_for(&peers, self.wanted_workers as usize);
+        let origins = peers.iter().map(|peer| (*peer, origin.clone())).collect();
+        let start = Start { step, shared: origin, peers: origins, state: String::new() };
+        let replayed = self.steps.committed().saturating_sub(step);
+        Next { seats: found, start, late: BTreeSet::new(), replayed }
+    }
+
+    fn seats_for(&self, peers: &BTreeSet<u32>, wanted: usize) -> Vec<Seat> {
+        let seated = |slot: &Slot| self.seats.iter().any(|seat| seat.slot == *slot);
+        let holds = |worker: &Worker| worker.suspended().is_some();
+        let alive: BTreeSet<Slot> =
+            self.workers.iter().filter(|(slot, worker)| seated(slot) && holds(worker)).map(|(slot, _)| *slot).collect();
+        let idle = self.workers.keys().copied().filter(|slot| !alive.contains(slot)).collect();
+        seats(&self.seats, &alive, &idle, peers, wanted)
+    }
+
+    fn enter(&mut self, next: Next, actions: &mut Vec<Action>) {
+        let Next { seats, start, late, replayed } = next;
+        self.generation += 1;
+        self.note_departures(&seats, &start);
+        self.seats = seats;
+        let slots: BTreeSet<Slot> = self.seats.iter().map(|seat| seat.slot).collect();
+        for step in self.steps.begin(slots.clone(), late, start.step) {
+            self.progressed(step, actions);
+        }
+        let active = self.active();
+        for step in self.shards.begin(slots.clone(), active.len() as u32) {
+            let message = format!(
+                "the checkpoint of step {step} was not finished when a worker was lost; a later one takes its place"
+            );
+            actions.push(Action::Record(JobEvent::Warning { message }));
+        }
+        for (slot, worker) in &mut self.workers {
+            worker.role = match slots.contains(slot) {
+                true => Role::Member(Membership::default()),
+                false => Role::Idle,
+            };
+        }
+        for (rank, seat) in (0..).zip(&self.seats) {
+            if let Some(member) = self.workers.get_mut(&seat.slot).and_then(Worker::member_mut) {
+                member.rank = rank;
+            }
+        }
+        self.evidence.clear_missed();
+        if let Some(open) = self.recoveries.open() {
+            open.replayed = replayed;
+        }
+        actions.push(Action::Record(JobEvent::Generation {
+            generation: self.generation,
+            placement: self.seats.iter().map(|seat| seat.peers.clone()).collect(),
+            step: start.step,
+        }));
+        actions.push(Action::Keep(self.kept()));
+        let members = self.members();
+        let checkpoint_step = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step);
+        for member in &members {
+            let assignment = Assignment {
+                generation: self.generation,
+                rank: member.rank,
+                members: members.clone(),
+                start: start.clone(),
+                checkpoint_step,
+            };
+            actions.push(Action::Assign { slot: member.slot, assignment });
+        }
+        self.state = State::Running { meet_until: Some(self.now + self.settings.join), pausing: false };
+        self.send_stop(actions);
+    }
+
+    /// Remembers which checkpoint holds the peers that leave, and forgets it of those that come back.
+    fn note_departures(&mut self, seats: &[Seat], start: &Start) {
+        let stays = |peer: &u32| seats.iter().any(|seat| seat.peers.contains(peer));
+        for peer in self.active() {
+            let last = self.checkpoint.as_ref().filter(|checkpoint| checkpoint.peers.contains(&peer));
+            if !stays(&peer)
+                && let Some(checkpoint) = last
+            {
+                self.parked.insert(peer, checkpoint.directory.clone());
+            }
+        }
+        self.parked.retain(|peer, _| !start.peers.contains_key(peer));
+    }
+
+    /// The workers of the generation that was formed last.
+    pub(super) fn members(&self) -> Vec<Member> {
+        let worker = |seat: &Seat| self.workers.get(&seat.slot);
+        let hosts: Vec<String> =
+            self.seats.iter().map(|seat| worker(seat).map(|worker| worker.host.clone()).unwrap_or_default()).collect();
+        let ranked = self.seats.iter().zip(buddies(&hosts));
+        (0..)
+            .zip(ranked)
+            .map(|(rank, (seat, buddy))| Member {
+                slot: seat.slot,
+                rank,
+                address: worker(seat).map(|worker| worker.address.clone()).unwrap_or_default(),
+                peers: seat.peers.clone(),
+                buddy,
+            })
+            .collect()
+    }
+}
