@@ -13,6 +13,11 @@ pub const FILE: &str = "manifest.json";
 /// The version of the layout described here.
 pub const FORMAT: u32 = 1;
 
+/// The peer whose parameters a file of a checkpoint holds: `peer-J.safetensors`.
+pub fn peer_of(file: &str) -> Option<u32> {
+    file.strip_prefix("peer-")?.strip_suffix(".safetensors")?.parse().ok()
+}
+
 /// Contents of `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {

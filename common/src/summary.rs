@@ -61,6 +61,9 @@ pub struct Summary {
     pub generations: u64,
     /// Recoveries so far.
     pub recoveries: u64,
+    /// Which peers took part in which steps, by peer and step.
+    #[serde(default)]
+    pub participation: Vec<Participation>,
     /// The peer with the best validation metric, where one was measured.
     pub best_peer: Option<u32>,
     /// What chose it, for example `NDCG@10 (uniform99, valid)`.
@@ -71,6 +74,17 @@ pub struct Summary {
     pub baselines: Vec<Evaluation>,
     /// Losses of every peer in the last logged step.
     pub last_losses: BTreeMap<u32, crate::events::Losses>,
+}
+
+/// Steps in which a peer took part without a break.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Participation {
+    /// The peer.
+    pub peer: u32,
+    /// The first of the steps, counted from 1.
+    pub first_step: u64,
+    /// The last of them.
+    pub last_step: u64,
 }
 
 /// Metrics of one model on one split under one protocol.

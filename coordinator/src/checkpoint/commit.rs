@@ -55,7 +55,7 @@ pub fn commit(run: &Path, job: &str, config: &RunConfig, request: &Commit) -> Re
         job: job.into(),
         generation: request.generation,
         step: request.step,
-        peers: u32::try_from(config.cohort.peers).unwrap_or(u32::MAX),
+        peers: request.peers,
         config_hash: config::identity(config),
         data_hash: request.data_hash.clone(),
         state: state.clone(),
@@ -164,6 +164,7 @@ mod tests {
             generation: 1,
             staging: staging(step),
             files: files.to_vec(),
+            peers: 1,
             state: serde_json::to_string(&TrainingState::default()).unwrap(),
             data_hash: "data".into(),
         }

@@ -120,12 +120,14 @@ impl Evidence {
             if has_session(slot) {
                 return None;
             }
-            if let Some(exit) = &account.exit {
-                return Some(exited(slot, exit));
-            }
-            let (Some(end), Some((by, message))) = (&account.session_end, &account.missed) else {
-                return None;
-            };
+            account.exit.as_ref().map(|exit| exited(slot, exit))
+        })
+    }
+
+    /// A worker that is gone for all who spoke with it; how its process ended is then not known.
+    pub fn gone(&self, has_session: impl Fn(Slot) -> bool) -> Option<Loss> {
+        self.in_order().filter(|(slot, _)| !has_session(*slot)).find_map(|(slot, account)| {
+            let (end, (by, message)) = (account.session_end.as_ref()?, account.missed.as_ref()?);
             let reason = format!("lost its session ({end}) and was missed by worker {by}, which reports: {message}");
             Some(worker_loss(slot, reason))
         })
@@ -187,12 +189,12 @@ mod tests {
     fn a_session_that_ends_is_a_loss_only_with_another_sign() {
         let mut evidence = Evidence::default();
         evidence.session_lost(1, "reset".into());
-        assert_eq!(evidence.certain(|_| false), None);
+        assert_eq!((evidence.certain(|_| false), evidence.gone(|_| false)), (None, None));
         evidence.missed(1, 0, "no rows from rank 1".into());
-        let loss = evidence.certain(|_| false).unwrap();
+        let loss = evidence.gone(|_| false).unwrap();
         assert_eq!(loss.slot, Some(1));
         assert!(loss.message.contains("reset") && loss.message.contains("no rows from rank 1"));
-        assert_eq!(evidence.certain(|_| true), None, "it came back");
+        assert_eq!(evidence.gone(|_| true), None, "it came back");
     }
 
     #[test]

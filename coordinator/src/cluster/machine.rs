@@ -16,6 +16,9 @@ use std::time::Duration;
 /// A terminal or `timeout` may signal the process and its group: within this, signals are one request to stop.
 const ONE_REQUEST: Duration = Duration::from_secs(1);
 
+/// How long the launcher may take to say how a process ended that is gone.
+const STATUS: Duration = Duration::from_millis(40);
+
 /// Where a job stands.
 #[derive(Debug, Clone, PartialEq)]
 pub enum State {
@@ -202,6 +205,15 @@ impl Cluster {
         self.generation
     }
 
+    /// Whether all that a worker reported has led to what it was to lead to: nothing of it would be missed by a
+    /// coordinator that takes over now.
+    pub fn has_settled_reports(&self, slot: Slot) -> bool {
+        let is_at_work =
+            self.workers.get(&slot).is_some_and(|worker| worker.member().is_some() && !worker.has_completed());
+        let has_met = matches!(self.state, State::Running { meet_until: None, .. });
+        is_at_work && has_met && self.committing.is_empty() && self.shards.incomplete().next().is_none()
+    }
+
     /// Whether a stop was asked for a second time: nobody wants to wait for anything.
     pub fn is_hurried(&self) -> bool {
         self.is_hurried
@@ -267,7 +279,13 @@ impl Cluster {
             }
             Event::ScaleRequested(scale) => {
                 self.cohort.change(self.steps.committed(), scale.peers);
-                self.wanted_workers = scale.workers.unwrap_or(self.wanted_workers).max(1);
+                let workers = scale.workers.unwrap_or(self.wanted_workers).max(1);
+                for slot in self.wanted_workers..workers {
+                    if !self.workers.contains_key(&slot) {
+                        self.recoveries.restart(slot, self.now);
+                    }
+                }
+                self.wanted_workers = workers;
                 self.cohort.new_peers = scale.new_peers.unwrap_or(self.cohort.new_peers);
                 actions.push(Action::Keep(self.kept()));
             }
@@ -411,8 +429,12 @@ impl Cluster {
         }
         let since = *self.doubt_since.get_or_insert(self.now);
         let has_session = |slot| self.workers.get(&slot).is_some_and(|worker: &Worker| worker.has_session);
-        let is_overdue = self.now >= since + self.settings.verdict;
-        self.evidence.certain(has_session).or_else(|| self.evidence.ended().filter(|_| is_overdue))
+        let waited = self.now - since;
+        let evidence = &self.evidence;
+        evidence
+            .certain(has_session)
+            .or_else(|| evidence.gone(has_session).filter(|_| waited >= STATUS))
+            .or_else(|| evidence.ended().filter(|_| waited >= self.settings.verdict))
     }
 
     fn all_completed(&self) -> bool {

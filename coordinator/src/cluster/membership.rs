@@ -68,8 +68,12 @@ impl Cluster {
         self.evidence.clear(slot);
         let worker = self.workers.remove(&slot);
         let was_at_work = worker.as_ref().is_some_and(|worker| worker.member().is_some());
-        // Several losses of one generation are one failure: it counts when the generation ends.
-        if !(was_at_work && matches!(self.state, State::Reforming(_))) {
+        // Several losses of one generation are one failure.
+        let is_counted = match &mut self.state {
+            State::Reforming(reform) if was_at_work => std::mem::replace(&mut reform.failed, true),
+            _ => false,
+        };
+        if !is_counted {
             self.recoveries.failed(&loss.message);
         }
         if let Some(message) = self.recoveries.verdict() {
@@ -88,6 +92,9 @@ impl Cluster {
             }
             if matches!(self.state, State::Running { .. }) {
                 self.abort_generation(&loss.message, actions);
+                if let State::Reforming(reform) = &mut self.state {
+                    reform.failed = true;
+                }
             }
         }
     }

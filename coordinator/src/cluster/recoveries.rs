@@ -78,9 +78,7 @@ impl Recoveries {
 
     /// The slots whose time has come, each once.
     pub fn due(&mut self, now: Duration) -> Vec<Slot> {
-        let due: Vec<Slot> = self.restarts.iter().filter(|(_, at)| now >= **at).map(|(slot, _)| *slot).collect();
-        due.iter().for_each(|slot| drop(self.restarts.remove(slot)));
-        due
+        self.restarts.extract_if(.., |_, at| now >= *at).map(|(slot, _)| slot).collect()
     }
 
     /// A generation ended by a loss.

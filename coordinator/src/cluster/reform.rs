@@ -24,7 +24,7 @@ pub struct Reform {
     pub not_before: Duration,
     /// All survivors left after the same step, as they were asked to.
     pub is_pause: bool,
-    /// Nobody is known to be lost, yet the exchange failed: how that looks to those who missed somebody.
+    /// That the old one failed is counted.
     pub failed: bool,
 }
 
@@ -168,15 +168,11 @@ impl Cluster {
 
     /// All have left a generation that nobody is known to have died in: the links failed, and that is a failure too.
     fn note_failed_exchange(&mut self, actions: &mut Vec<Action>) -> bool {
-        let has_lost = self.recoveries.open().is_some_and(|open| !open.lost.is_empty());
         let State::Reforming(reform) = &mut self.state else { return false };
         if reform.is_pause || reform.failed {
             return false;
         }
         reform.failed = true;
-        if has_lost {
-            return true;
-        }
         let missed = self.evidence.missed_first();
         let reason = || self.workers.values().filter_map(Worker::suspended).map(|held| held.reason.clone()).next();
         let message = missed.as_ref().map(|loss| loss.message.clone()).or_else(reason).unwrap_or_default();

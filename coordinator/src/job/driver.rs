@@ -2,13 +2,13 @@
 
 use super::stops::StopRequests;
 use super::{Observer, SharedStore};
-use crate::cluster::{Action, Cluster, Commit, Event, Outcome};
+use crate::cluster::{Action, Cluster, Commit, Event, Outcome, Report, Slot};
 use crate::launch::Launcher;
 use crate::server::Server;
 use crate::store::JobRecord;
 use medley_common::events::Event as JobEvent;
 use medley_common::{exit, proto};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
@@ -33,6 +33,8 @@ pub struct Driver {
     pub observers: Vec<Box<dyn Observer>>,
     /// The part of an assignment that is the same for all workers.
     pub job_part: proto::Assignment,
+    /// Per slot, the last report that its worker was told of.
+    pub acknowledged: HashMap<Slot, u64>,
 }
 
 /// Tells all observers of an event.
@@ -79,6 +81,7 @@ impl Driver {
 
     /// Tells the cluster, and does what it asks for, until it asks for nothing more.
     fn apply(&mut self, start: Instant, event: Event) -> Option<Outcome> {
+        let heard = heartbeat_of(&event);
         let mut events = VecDeque::from([event]);
         let mut outcome = None;
         while let Some(event) = events.pop_front() {
@@ -90,20 +93,56 @@ impl Driver {
                 }
             }
         }
+        if let Some(slot) = heard {
+            self.acknowledge(slot);
+        }
         outcome
+    }
+
+    /// Tells a worker which reports need not be sent again, should it come to speak with another coordinator: those that
+    /// were dealt with, as long as nothing that they began is unfinished.
+    fn acknowledge(&mut self, slot: Slot) {
+        let received = self.server.received(slot);
+        let known = self.acknowledged.entry(slot).or_default();
+        if received != *known && self.incoming.is_empty() && self.cluster.has_settled_reports(slot) {
+            *known = received;
+            self.server.acknowledge(slot, self.cluster.generation(), received);
+        }
     }
 
     fn perform(&mut self, action: Action) -> Performed {
         match action {
-            Action::Assign { slot, assignment } => {
-                if !self.server.assign(slot, &assignment, &self.job_part) {
-                    return Performed::deaf(slot);
+            Action::Abort { slot, generation, reason } => {
+                // One that cannot be told notices by itself, or is lost.
+                self.server.abort(slot, generation, &reason);
+            }
+            Action::Pause { slot, generation, checkpoint } => {
+                self.server.pause(slot, generation, checkpoint);
+            }
+            Action::Dismiss { slot, reason } => {
+                self.server.dismiss(slot, &reason);
+                if let Some(launcher) = &self.launcher {
+                    launcher.end_one(slot);
                 }
             }
-            Action::SendStop { slot, generation, reason } => {
-                if !self.server.stop(slot, generation, &reason) {
-                    return Performed::deaf(slot);
+            Action::Start { slot } => {
+                if let Some(launcher) = &self.launcher {
+                    launcher.start_one(slot);
                 }
+            }
+            Action::Keep(kept) => {
+                self.record.generation = kept.generation;
+                self.record.kept = Some(kept);
+                if let Err(error) = self.record.save(self.store.as_ref()) {
+                    return Performed::Caused(Event::Broken { message: error.to_string() });
+                }
+            }
+            Action::Assign { slot, assignment } => {
+                // One that does not take it loses its session by that, and is waited for no longer than a silent one.
+                self.server.assign(slot, &assignment, &self.job_part);
+            }
+            Action::SendStop { slot, generation, reason } => {
+                self.server.stop(slot, generation, &reason);
             }
             // A worker that can no longer be told is ended by the launcher.
             Action::Release { slot, generation } => {
@@ -159,17 +198,18 @@ impl Driver {
     }
 }
 
+/// Whose heartbeat an event is.
+fn heartbeat_of(event: &Event) -> Option<Slot> {
+    match event {
+        Event::Reported { slot, report: Report::Heartbeat, .. } => Some(*slot),
+        _ => None,
+    }
+}
+
 enum Performed {
     Done,
     Caused(Event),
     Finished(Outcome),
-}
-
-impl Performed {
-    fn deaf(slot: u32) -> Self {
-        let reason = "it does not take what it is sent".into();
-        Self::Caused(Event::SessionLost { slot, reason })
-    }
 }
 
 /// The outcome of a job that went well but whose record could not be kept.

@@ -21,7 +21,7 @@ pub use error::JobError;
 pub use observer::Observer;
 pub use stops::Stops;
 
-use crate::cluster::{Cluster, Settings};
+use crate::cluster::{Cluster, CohortPlan, Recovery, Resume, Settings};
 use crate::launch::{Asked, LaunchPlan, Launcher, Shares, WorkerBinary, cores, preflight};
 use crate::random;
 use crate::server::{Admission, Listener, Server};
@@ -31,6 +31,7 @@ use medley_common::config::{self, RunConfig};
 use medley_common::events::Event as JobEvent;
 use medley_common::{VERSION, exit, proto};
 use resume::Beginning;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,9 @@ use tokio::sync::mpsc;
 
 /// How long the true cause of a failure is waited for once its consequences are seen.
 const VERDICT: Duration = Duration::from_secs(2);
+
+/// Places for workers that a job can have at all; how many it does is the cluster's to say.
+const MOST_SLOTS: u32 = 65_536;
 
 /// Messages of workers that may wait for the cluster; beyond them the workers wait.
 const EVENTS: usize = 4096;
@@ -140,16 +144,16 @@ async fn begin(
         }
     };
     let Beginning { store, mut record, checkpoint, trained, warnings } = beginning;
-    record.generation += 1;
+    let generation = record.generation + 1;
     record.status = "running".into();
     record.save(store.as_ref())?;
 
-    let settings = settings(&config, shares, record.generation, checkpoint);
+    let settings = settings(&config, shares, generation, checkpoint);
     let started = JobEvent::JobStarted {
         job: record.id.clone(),
         version: VERSION.into(),
         method: config.method.name.to_string(),
-        peers: settings.peers,
+        peers: shares.peers,
         workers: settings.workers,
         threads: shares.threads,
         cores: shares.cores,
@@ -167,7 +171,7 @@ async fn begin(
     let admission = Admission {
         job: record.id.clone(),
         token: token.clone(),
-        workers: settings.workers,
+        slots: MOST_SLOTS,
         heartbeat: Duration::from_millis(config.launch.heartbeat_ms),
         death: Duration::from_millis(config.launch.death_ms),
     };
@@ -175,7 +179,7 @@ async fn begin(
     let exits = events.clone();
     let plan = LaunchPlan {
         binary,
-        workers: settings.workers,
+        workers: settings.workers + settings.spares,
         coordinator,
         job: record.id.clone(),
         token,
@@ -207,6 +211,7 @@ async fn begin(
         record,
         observers,
         job_part,
+        acknowledged: HashMap::new(),
         incoming,
     };
     match launcher {
@@ -217,19 +222,27 @@ async fn begin(
     Ok(driver)
 }
 
-fn settings(config: &RunConfig, shares: Shares, generation: u64, resume: Option<crate::cluster::Resume>) -> Settings {
-    let join = Duration::from_millis(config.launch.join_ms);
+fn settings(config: &RunConfig, shares: Shares, generation: u64, resume: Option<Resume>) -> Settings {
+    let milliseconds = Duration::from_millis;
+    let join = milliseconds(config.launch.join_ms);
     Settings {
-        peers: shares.peers,
+        cohort: CohortPlan::new(&config.cohort),
         workers: shares.workers,
+        spares: u32::try_from(config.recovery.spares).unwrap_or(u32::MAX),
         generation,
         resume,
         log_every: config.output.log_every,
         join,
-        death: Duration::from_millis(config.launch.death_ms),
+        death: milliseconds(config.launch.death_ms),
         verdict: VERDICT,
         // A worker may be in the middle of an exchange when it is asked, and of another when it writes.
         stop: join.max(2 * Duration::from_secs_f64(config.exchange.deadline_seconds)),
+        recovery: Recovery {
+            mode: config.recovery.mode,
+            replace: milliseconds(config.recovery.replace_ms),
+            reform: milliseconds(config.recovery.reform_ms),
+            attempts: config.recovery.attempts,
+        },
     }
 }
 

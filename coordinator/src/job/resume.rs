@@ -7,7 +7,7 @@ use crate::random;
 use crate::store::{Embedded, JobRecord};
 use medley_common::config::{self, RunConfig};
 use medley_common::events::Trained;
-use medley_common::run_directory;
+use medley_common::{manifest, run_directory};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -81,6 +81,7 @@ pub fn open(run: &Path, config: &RunConfig) -> Result<Resumed, JobError> {
                 step,
                 directory: format!("{}/step-{step}", run_directory::CHECKPOINTS),
                 data_hash: manifest.data_hash,
+                peers: manifest.files.iter().filter_map(|file| manifest::peer_of(&file.name)).collect(),
             });
         }
     }

@@ -17,7 +17,7 @@ const LOOK: Duration = Duration::from_millis(10);
 pub struct LaunchPlan {
     /// The worker binary.
     pub binary: WorkerBinary,
-    /// Slots `0..workers` are filled.
+    /// Slots `0..workers` are filled at once, spares among them.
     pub workers: u32,
     /// `http://host:port` of the coordinator.
     pub coordinator: String,
@@ -27,7 +27,7 @@ pub struct LaunchPlan {
     pub token: String,
     /// Threads of a worker.
     pub threads: u32,
-    /// Logs go to `logs/worker-N.log` in it.
+    /// Its configuration is read by workers while they wait for their assignments; logs go to `logs/worker-N.log` in it.
     pub run_directory: PathBuf,
 }
 
@@ -43,6 +43,10 @@ pub struct Exit {
 }
 
 enum Command {
+    /// Start a process in a slot that has none.
+    Start(Slot),
+    /// End a slot's process, and report nothing of it.
+    End(Slot),
     /// Wait for the workers to end by themselves, then ask them to, then kill them.
     Stop {
         by_themselves: Duration,
@@ -78,7 +82,7 @@ impl Launcher {
                 match processes {
                     Ok(processes) => {
                         let _ = started.send(Ok(()));
-                        watch(processes, &orders, on_exit);
+                        watch(&plan, processes, &orders, on_exit);
                     }
                     Err(error) => {
                         let _ = started.send(Err(error));
@@ -91,6 +95,16 @@ impl Launcher {
             Ok(started) => started.map(|()| launcher),
             Err(_) => Err(LaunchError::Thread(std::io::Error::other("it ended early"))),
         }
+    }
+
+    /// Starts a process in a slot, in the place of one that ended. One that cannot be started is reported as an exit.
+    pub fn start_one(&self, slot: Slot) {
+        self.send(Command::Start(slot));
+    }
+
+    /// Kills a slot's process, if there is one, and reports nothing of it.
+    pub fn end_one(&self, slot: Slot) {
+        self.send(Command::End(slot));
     }
 
     /// Kills all workers now.
@@ -135,9 +149,12 @@ enum Phase {
     Killed,
 }
 
-fn watch(mut processes: Vec<Process>, orders: &Receiver<Command>, on_exit: impl Fn(Exit)) {
+fn watch(plan: &LaunchPlan, mut processes: Vec<Process>, orders: &Receiver<Command>, on_exit: impl Fn(Exit)) {
     let mut phase = Phase::Working;
+    // Their ends were ordered and are nobody's concern.
+    let mut ended: Vec<Process> = Vec::new();
     loop {
+        ended.retain_mut(|process| process.reap().is_none());
         processes.retain_mut(|process| match process.reap() {
             None => true,
             Some((status, last_words)) => {
@@ -145,11 +162,28 @@ fn watch(mut processes: Vec<Process>, orders: &Receiver<Command>, on_exit: impl 
                 false
             }
         });
-        if processes.is_empty() && !matches!(phase, Phase::Working) {
+        if processes.is_empty() && ended.is_empty() && !matches!(phase, Phase::Working) {
             return;
         }
         let now = Instant::now();
         match orders.recv_timeout(LOOK) {
+            Ok(Command::Start(slot)) => {
+                let is_taken = processes.iter().any(|process| process.slot == slot);
+                if matches!(phase, Phase::Working) && !is_taken {
+                    match Process::start(plan, slot) {
+                        Ok(process) => processes.push(process),
+                        Err(error) => {
+                            on_exit(Exit { slot, status: format!("before it began: {error}"), last_words: None })
+                        }
+                    }
+                }
+            }
+            Ok(Command::End(slot)) => {
+                for process in processes.extract_if(.., |process| process.slot == slot) {
+                    process.signal(Signal::KILL);
+                    ended.push(process);
+                }
+            }
             Ok(Command::Stop { by_themselves, asked }) => {
                 if matches!(phase, Phase::Working) {
                     phase = Phase::Ending { ask_at: now + by_themselves, kill_at: now + by_themselves + asked };
@@ -244,9 +278,32 @@ mod tests {
         assert_eq!(exits[1].status, "with exit status 3");
         assert_eq!(exits[1].last_words.as_deref(), Some("last words of 1"));
         let log = std::fs::read_to_string(run.path().join("logs/worker-1.log")).unwrap();
-        let orders = "work --coordinator http://127.0.0.1:9 --job j1 --slot 1 --threads 3";
-        assert_eq!(log.lines().collect::<Vec<_>>(), [orders, "token secret", "last words of 1"]);
+        let orders = format!(
+            "work --coordinator http://127.0.0.1:9 --job j1 --slot 1 --threads 3 --config {}",
+            run.path().join("run.toml").display()
+        );
+        assert_eq!(log.lines().collect::<Vec<_>>(), [orders.as_str(), "token secret", "last words of 1"]);
         launcher.stop(Duration::ZERO, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_slot_is_filled_again_and_an_ordered_end_is_not_reported() {
+        let run = tempfile::tempdir().unwrap();
+        let started = run.path().join("started");
+        let body = format!("echo $$ >> {}; exec sleep 600", started.display());
+        let (launcher, ended) = launch(run.path(), 2, &body);
+        wait_for("two processes", || numbers(&started).len() == 2);
+        launcher.end_one(1);
+        launcher.start_one(1);
+        launcher.start_one(0);
+        wait_for("a third process", || numbers(&started).len() == 3);
+        let all = numbers(&started);
+        wait_for("one to end", || all.iter().filter(|number| is_alive(number)).count() == 2);
+        assert!(ended.try_recv().is_err(), "an end that was ordered was reported");
+        launcher.kill();
+        let mut slots: Vec<Slot> = (0..2).map(|_| ended.recv_timeout(PATIENCE).unwrap().slot).collect();
+        slots.sort_unstable();
+        assert_eq!(slots, [0, 1]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::last_words::last_words;
 use super::{LaunchError, LaunchPlan};
 use crate::cluster::{Slot, worker_log};
-use medley_common::environment;
+use medley_common::{environment, run_directory};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -37,6 +37,8 @@ impl Process {
             .args(["--job", &plan.job])
             .args(["--slot", &slot.to_string()])
             .args(["--threads", &plan.threads.to_string()])
+            .arg("--config")
+            .arg(plan.run_directory.join(run_directory::CONFIG))
             // Not on the command line, where every user of the machine could read it.
             .env(environment::LAUNCH_TOKEN, &plan.token)
             .stdin(Stdio::piped())

@@ -1,5 +1,6 @@
 //! What a job's events say, folded as they come: the series of losses and metrics, the totals, the results.
 
+use super::cohorts::Cohorts;
 use super::event_log::seconds_since_epoch;
 use super::peer_of;
 use crate::job::Observer;
@@ -32,8 +33,10 @@ pub struct History {
     pub private_parameters: u64,
     /// The generation in force.
     pub generations: u64,
-    /// Generations that followed the loss of a worker.
+    /// Losses that the job went on from.
     pub recoveries: u64,
+    /// The peers of the generations.
+    pub cohorts: Cohorts,
     /// The logged steps, in order, without those that were trained again.
     pub steps: Vec<StepEvent>,
     /// The evaluations, in order, without those that were made again.
@@ -42,7 +45,6 @@ pub struct History {
     pub peak_memory_bytes: u64,
     /// How the job ended.
     pub finished: Option<Finished>,
-    has_lost_a_worker: bool,
     evaluation_seconds_before: f64,
     evaluation_seconds: f64,
     wall_seconds_before: f64,
@@ -118,10 +120,11 @@ impl History {
                 (self.job, self.version) = (job.clone(), version.clone());
                 (self.peers, self.workers, self.threads) = (*peers, *workers, *threads);
             }
-            Event::Generation { generation, .. } => {
+            Event::Generation { generation, placement, step } => {
                 self.generations = self.generations.max(*generation);
-                self.recoveries += u64::from(std::mem::take(&mut self.has_lost_a_worker));
+                self.cohorts.begin(*step, placement.iter().flatten().copied());
             }
+            Event::Recovered { .. } => self.recoveries += 1,
             Event::Ready { data_hash, total_steps, shared_parameters, private_parameters, .. } => {
                 self.data_hash.clone_from(data_hash);
                 self.total_steps = *total_steps;
@@ -138,7 +141,6 @@ impl History {
                 self.evaluations.retain(|earlier| !is_same(earlier, evaluation));
                 self.evaluations.push(evaluation.clone());
             }
-            Event::WorkerLost { .. } => self.has_lost_a_worker = true,
             Event::WorkerCompleted { evaluation_seconds, peak_memory_bytes, .. } => {
                 self.evaluation_seconds = self.evaluation_seconds.max(*evaluation_seconds);
                 self.peak_memory_bytes = self.peak_memory_bytes.max(*peak_memory_bytes);
@@ -146,7 +148,10 @@ impl History {
             Event::Finished { outcome, step, message } => {
                 self.finished = Some(Finished { outcome: outcome.clone(), step: *step, message: message.clone() });
             }
-            Event::WorkerJoined { .. } | Event::Checkpoint { .. } | Event::Warning { .. } => {}
+            Event::WorkerJoined { .. }
+            | Event::WorkerLost { .. }
+            | Event::Checkpoint { .. }
+            | Event::Warning { .. } => {}
         }
         self.latest = time;
     }
@@ -158,8 +163,6 @@ impl History {
 
     /// The job is taken up at a step: what came after it was not committed to a checkpoint and is made again.
     fn begin(&mut self, time: f64, from: u64, trained: Trained) {
-        // A person who resumes a failed run is no recovery of the job's own.
-        self.has_lost_a_worker = false;
         self.steps.retain(|step| step.step <= from);
         self.evaluations.retain(|evaluation| evaluation.step <= from);
         self.resumed_from = from;

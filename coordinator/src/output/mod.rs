@@ -3,7 +3,7 @@
 //! Read in this order:
 //! 1. (the run directory itself is made by [`job`](crate::job), whole or not at all)
 //! 2. [`event_log`]: `events.jsonl`, written as things happen; [`read`]: a run directory read back.
-//! 3. [`history`]: what the events say, folded: the series, the totals, the results.
+//! 3. [`history`]: what the events say, folded: the series, the totals, the results; [`cohorts`]: which peers took part when.
 //! 4. [`summary`]: `summary.json`, made of a history.
 //! 5. [`tensorboard`] and [`plots`]: the series for the eye.
 //! 6. [`progress`] and [`terminal`]: what a person sees while a job runs; [`table`]: what stands at its end.
@@ -12,6 +12,7 @@
 //! Invariants: nothing here decides anything about a job; a disk that fails here is reported once and never ends
 //! training; standard output carries results only, everything else goes to standard error.
 
+pub mod cohorts;
 pub mod event_log;
 pub mod history;
 pub mod plots;

@@ -40,6 +40,7 @@ pub fn summarize(history: &History, config: &RunConfig, failure: Option<&str>) -
         private_parameters: history.private_parameters,
         generations: history.generations,
         recoveries: history.recoveries,
+        participation: history.cohorts.participation(step),
         best_peer: best_peer(&peers_evaluated, config),
         best_by: best_by(config),
         peers_evaluated,

@@ -179,6 +179,17 @@ fn line(event: &Event) -> Option<String> {
             format!("checkpoint of step {step}: {directory} ({})", size(*bytes))
         }
         Event::WorkerLost { worker, reason } => format!("lost {worker}: {reason}"),
+        Event::Recovered { generation, step, replayed, seconds, .. } => {
+            let again =
+                if *replayed > 0 { format!(", {replayed} steps of which were taken again") } else { String::new() };
+            format!(
+                "training goes on after step {step}{again}, {seconds:.1} s after the loss was noticed (generation {generation})"
+            )
+        }
+        Event::Generation { generation, placement, step } if *step > 0 => {
+            let (peers, workers) = (placement.iter().map(Vec::len).sum::<usize>(), placement.len());
+            format!("generation {generation} from step {step}: {peers} peers in {workers} workers")
+        }
         Event::Warning { message } => format!("warning: {message}"),
         Event::Finished { outcome, .. } if outcome == "failed" => return None,
         Event::Finished { message, .. } => message.clone(),

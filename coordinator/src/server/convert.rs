@@ -1,6 +1,6 @@
 //! Wire messages into what the cluster is told, and back.
 
-use crate::cluster::{self, Report};
+use crate::cluster::{self, Origin, Report, Suspended};
 use medley_common::manifest::ManifestFile;
 use medley_common::proto;
 use medley_common::summary::{Estimate, Evaluation};
@@ -27,8 +27,18 @@ pub fn report(body: Option<Body>) -> Option<Report> {
         Body::Failed(failed) => Report::Failed {
             message: one_line(&failed.message),
             bad_input: failed.bad_input,
-            because_of_rank: u32::try_from(failed.because_of_rank).ok(),
+            is_final: failed.is_final,
         },
+        Body::Suspended(held) => Report::Suspended(Suspended {
+            step: held.step,
+            is_prepared: held.is_prepared,
+            peers: held.peers,
+            replicas: held.replicas.into_iter().map(|replica| (replica.peer, replica.step)).collect(),
+            state: held.state,
+            is_pause: held.is_pause,
+            reason: one_line(&held.reason),
+            because_of_rank: u32::try_from(held.because_of_rank).ok(),
+        }),
     })
 }
 
@@ -66,17 +76,35 @@ pub fn assignment(assignment: &cluster::Assignment, job: &proto::Assignment) -> 
         rank: member.rank,
         address: member.address.clone(),
         peers: member.peers.clone(),
+        buddy: member.buddy,
     });
+    let start = &assignment.start;
+    let peers = start.peers.iter().map(|(peer, from)| proto::PeerOrigin { peer: *peer, origin: Some(origin(from)) });
     let assigned = proto::Assignment {
         rank: assignment.rank,
         members: members.collect(),
-        checkpoint: assignment.checkpoint.clone().unwrap_or_default(),
+        shared: Some(origin(&start.shared)),
+        peers: peers.collect(),
+        step: start.step,
+        state: start.state.clone(),
+        checkpoint_step: assignment.checkpoint_step,
         ..job.clone()
     };
     proto::CoordinatorMessage {
         generation: assignment.generation,
         body: Some(proto::coordinator_message::Body::Assignment(assigned)),
     }
+}
+
+fn origin(from: &Origin) -> proto::Origin {
+    use proto::origin::From;
+    let from = match from {
+        Origin::Fresh => From::Fresh(proto::Fresh {}),
+        Origin::Checkpoint(directory) => From::Checkpoint(directory.clone()),
+        Origin::Rank(rank) => From::Rank(*rank),
+        Origin::CopyOf { peer, rank, noise } => From::Copy(proto::PeerCopy { peer: *peer, rank: *rank, noise: *noise }),
+    };
+    proto::Origin { from: Some(from) }
 }
 
 #[cfg(test)]
@@ -86,15 +114,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_become_one_line_and_minus_one_blames_nobody() {
-        let failed = |message: &str, because_of_rank| {
-            report(Some(Body::Failed(proto::Failed { message: message.into(), bad_input: false, because_of_rank })))
-                .unwrap()
+    fn failures_become_one_line() {
+        let failed = |message: &str| {
+            report(Some(Body::Failed(proto::Failed { message: message.into(), ..Default::default() }))).unwrap()
         };
-        let Report::Failed { message, because_of_rank, .. } = failed("panicked\n  at the disco\n", -1) else {
+        let Report::Failed { message, .. } = failed("panicked\n  at the disco\n") else {
             panic!("not a failure");
         };
-        assert_eq!((message.as_str(), because_of_rank), ("panicked; at the disco", None));
-        assert!(matches!(failed("", 2), Report::Failed { because_of_rank: Some(2), .. }));
+        assert_eq!(message, "panicked; at the disco");
+        assert!(matches!(failed(""), Report::Failed { message, .. } if !message.is_empty()));
+    }
+
+    #[test]
+    fn minus_one_is_nobody() {
+        let suspended = |because_of_rank| {
+            report(Some(Body::Suspended(proto::Suspended { because_of_rank, ..Default::default() }))).unwrap()
+        };
+        assert!(matches!(suspended(-1), Report::Suspended(Suspended { because_of_rank: None, .. })));
+        assert!(matches!(suspended(2), Report::Suspended(Suspended { because_of_rank: Some(2), .. })));
     }
 }

@@ -132,6 +132,32 @@ impl Server {
         self.send(slot, generation, Body::Stop(proto::Stop { reason }))
     }
 
+    /// Makes a worker leave its generation; whether it could be told.
+    pub fn abort(&self, slot: Slot, generation: u64, reason: &str) -> bool {
+        let reason = reason.to_owned();
+        self.send(slot, generation, Body::Abort(proto::Abort { reason }))
+    }
+
+    /// Asks a worker to leave its generation after an agreed step; whether it could be asked.
+    pub fn pause(&self, slot: Slot, generation: u64, checkpoint: bool) -> bool {
+        self.send(slot, generation, Body::Pause(proto::Pause { checkpoint }))
+    }
+
+    /// Tells a worker which of its reports will not be lost any more.
+    pub fn acknowledge(&self, slot: Slot, generation: u64, sequence: u64) -> bool {
+        self.send(slot, generation, Body::Acknowledged(proto::Acknowledged { sequence }))
+    }
+
+    /// The last report that was received from a worker.
+    pub fn received(&self, slot: Slot) -> u64 {
+        self.sessions.received(slot)
+    }
+
+    /// Refuses a worker from now on.
+    pub fn dismiss(&self, slot: Slot, reason: &str) {
+        self.sessions.dismiss(slot, reason);
+    }
+
     /// Lets a worker go; whether it could be told.
     pub fn release(&self, slot: Slot, generation: u64) -> bool {
         self.send(slot, generation, Body::Release(proto::Release {}))

@@ -1,8 +1,8 @@
 //! Joining and sessions.
 
 use super::convert;
-use super::sessions::{Admission, Outgoing, Sessions};
-use crate::cluster::{Event, Slot};
+use super::sessions::{Admission, Numbered, Opened, Outgoing, Sessions};
+use crate::cluster::{Event, SessionNumber, Slot};
 use crate::random;
 use medley_common::{VERSION, proto};
 use std::sync::Arc;
@@ -32,12 +32,13 @@ impl proto::coordinator_server::Coordinator for Service {
         let random = random::hex(16).map_err(|error| Status::internal(error.to_string()))?;
         // Not to be guessed: whoever knows it may speak for the worker.
         let worker = format!("worker-{}-{random}", request.slot);
-        self.sessions.join(&worker, request)?;
+        let received = self.sessions.join(&worker, request)?;
         let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Ok(Response::new(proto::JoinReply {
             worker,
             heartbeat_ms: milliseconds(self.admission.heartbeat),
             death_ms: milliseconds(self.admission.death),
+            received,
         }))
     }
 
@@ -56,15 +57,16 @@ impl proto::coordinator_server::Coordinator for Service {
         let first = first
             .filter(is_heartbeat)
             .ok_or_else(|| Status::failed_precondition("the first message of a session must be a heartbeat"))?;
-        let (slot, joined, outgoing) = self.sessions.open(&first.worker)?;
+        let Opened { joined, outgoing } = self.sessions.open(&first.worker)?;
         let reader = Reader {
-            slot,
+            slot: joined.slot,
+            session: joined.session,
             worker: first.worker,
             sessions: Arc::clone(&self.sessions),
             events: self.events.clone(),
             closing: self.closing.clone(),
         };
-        tokio::spawn(reader.run(joined, incoming));
+        tokio::spawn(reader.run(Event::Joined(joined), incoming));
         Ok(Response::new(ReceiverStream::new(outgoing)))
     }
 }
@@ -87,10 +89,10 @@ impl Service {
         if request.job != admission.job {
             return Err(Status::not_found(format!("this coordinator runs job {}, not {}", admission.job, request.job)));
         }
-        if request.slot >= admission.workers {
+        if request.slot >= admission.slots {
             return Err(Status::invalid_argument(format!(
-                "slot {} is beyond this job's {} workers",
-                request.slot, admission.workers
+                "slot {} is beyond this job's {} places for workers",
+                request.slot, admission.slots
             )));
         }
         Ok(())
@@ -106,6 +108,7 @@ fn is_equal(one: &[u8], other: &[u8]) -> bool {
 /// Passes a worker's messages on until its session ends.
 struct Reader {
     slot: Slot,
+    session: SessionNumber,
     worker: String,
     sessions: Arc<Sessions>,
     events: mpsc::Sender<Event>,
@@ -119,11 +122,11 @@ impl Reader {
             reason = self.pass_on(joined, &mut incoming) => reason,
             _ = closing.wait_for(|closing| *closing) => None,
         };
-        self.sessions.close(self.slot, &self.worker);
+        self.sessions.close(self.slot, self.session);
         if let Some(reason) = reason {
-            let slot = self.slot;
+            let (slot, session) = (self.slot, self.session);
             // Nobody listens any more once the job has ended.
-            let _ = self.events.send(Event::SessionLost { slot, reason }).await;
+            let _ = self.events.send(Event::SessionLost { slot, session, reason }).await;
         }
     }
 
@@ -139,9 +142,15 @@ impl Reader {
             if message.worker != self.worker {
                 return Some("it carried a message in another worker's name".into());
             }
+            match self.sessions.number(self.slot, self.session, message.sequence) {
+                Numbered::New => {}
+                Numbered::Known => continue,
+                Numbered::Gap => return Some("reports went missing on the way".into()),
+                Numbered::Stale => return None,
+            }
             if let Some(report) = convert::report(message.body) {
-                let event = Event::Reported { slot: self.slot, generation: message.generation, report };
-                self.events.send(event).await.ok()?;
+                let (slot, session, generation) = (self.slot, self.session, message.generation);
+                self.events.send(Event::Reported { slot, session, generation, report }).await.ok()?;
             }
         }
     }

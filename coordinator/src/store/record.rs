@@ -1,12 +1,13 @@
 //! What is kept of a job.
 
 use super::{Store, StoreError};
+use crate::cluster::Kept;
 use serde::{Deserialize, Serialize};
 
 const KEY: &str = "job";
 
 /// What a coordinator that takes a job up again must know.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobRecord {
     /// The job; a resumed run keeps it.
     pub id: String,
@@ -16,12 +17,15 @@ pub struct JobRecord {
     pub checkpoint: Option<u64>,
     /// `created`, `running`, or the outcome.
     pub status: String,
+    /// The cluster's own part: the last generation, and T.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Kept>,
 }
 
 impl JobRecord {
     /// The record of a job that has not begun.
     pub fn new(id: String) -> Self {
-        Self { id, generation: 0, checkpoint: None, status: "created".into() }
+        Self { id, generation: 0, checkpoint: None, status: "created".into(), kept: None }
     }
 
     /// The record in a store; `None` where there is none.

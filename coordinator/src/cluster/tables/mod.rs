@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod recovery;
+mod scaling;
 mod stops;
 
 use super::*;
+use medley_common::config::RecoveryMode;
 use medley_common::events::Event as JobEvent;
 use medley_common::manifest::ManifestFile;
 use medley_common::proto;
@@ -13,8 +16,9 @@ use std::time::Duration;
 
 pub(super) fn settings(workers: u32) -> Settings {
     Settings {
-        peers: workers,
+        cohort: CohortPlan { peers: workers, ..CohortPlan::default() },
         workers,
+        spares: 0,
         generation: 1,
         resume: None,
         log_every: 10,
@@ -22,20 +26,28 @@ pub(super) fn settings(workers: u32) -> Settings {
         death: Duration::from_millis(1_000),
         verdict: Duration::from_millis(500),
         stop: Duration::from_millis(60_000),
+        recovery: Recovery {
+            mode: RecoveryMode::Exact,
+            replace: Duration::from_millis(30_000),
+            reform: Duration::from_millis(20_000),
+            attempts: 0,
+        },
     }
 }
 
 /// Plays a script of `MILLISECONDS EVENT...` lines; each line `  -> ...` after one holds the actions it must lead to.
+/// Workers speak of the present generation, `w1/2` of generation 2; each process of a slot has a session of its own.
 fn play(settings: Settings, script: &str) {
     let mut cluster = Cluster::new(settings);
     let mut actual = String::new();
+    let mut sessions: Vec<SessionNumber> = vec![0; 32];
     for line in script.lines().map(str::trim) {
         let Some((time, event)) = line.split_once(' ').filter(|(time, _)| *time != "->") else {
             continue;
         };
         let now = Duration::from_millis(time.parse().unwrap());
         actual += &format!("{line}\n");
-        for action in cluster.apply(now, parse(event.trim())) {
+        for action in cluster.apply(now, parse(event.trim(), cluster.generation().max(1), &mut sessions)) {
             actual += &format!("  -> {}\n", describe(&action));
         }
     }
@@ -46,13 +58,17 @@ fn play(settings: Settings, script: &str) {
     assert_eq!(normal(&actual), normal(script), "\nplayed:\n{actual}");
 }
 
-fn parse(text: &str) -> Event {
+fn parse(text: &str, generation: u64, sessions: &mut [SessionNumber]) -> Event {
     let words: Vec<&str> = text.split_whitespace().collect();
     if words == ["tick"] {
         return Event::Tick;
     }
     if words[0] == "stop" {
         return Event::StopRequested { reason: words[1].into() };
+    }
+    if words[0] == "scale" {
+        let workers = words.get(2).map(|workers| workers.parse().unwrap());
+        return Event::ScaleRequested(Scale { peers: words[1].parse().unwrap(), workers, new_peers: None });
     }
     if words[0] == "committed" {
         let step = words[1].parse().unwrap();
@@ -61,17 +77,42 @@ fn parse(text: &str) -> Event {
     if words[0] == "not-committed" {
         return Event::CheckpointFailed { step: words[1].parse().unwrap(), message: "disk full".into() };
     }
-    let slot: u32 = words[0].trim_start_matches('w').parse().unwrap();
+    let (slot, generation) = match words[0].trim_start_matches('w').split_once('/') {
+        Some((slot, generation)) => (slot.parse().unwrap(), generation.parse().unwrap()),
+        None => (words[0].trim_start_matches('w').parse().unwrap(), generation),
+    };
     let number = |index: usize| words[index].parse::<u64>().unwrap();
-    let report = |report| Event::Reported { slot, generation: 1, report };
+    let session = sessions[slot as usize];
+    let report = |report| Event::Reported { slot, session, generation, report };
     match words[1] {
-        "joins" => Event::Joined { slot, process_id: 100 + slot, address: format!("h:{slot}"), device: "cpu".into() },
+        // `w1 joins`: a new process; `w1 returns`: the same one over another session.
+        "joins" | "returns" => {
+            let is_new = words[1] == "joins";
+            sessions[slot as usize] += 1;
+            let process_id = 100 * sessions[slot as usize] as u32 + slot;
+            Event::Joined(Joined {
+                slot,
+                session: sessions[slot as usize],
+                process_id: if is_new { process_id } else { process_id - 100 },
+                address: format!("h:{slot}"),
+                host: "h".into(),
+                device: "cpu".into(),
+                generation: if is_new { 0 } else { generation },
+            })
+        }
         "ready" => report(Report::Ready(proto::Ready {
             data_hash: words.get(2).unwrap_or(&"d").to_string(),
             total_steps: 25,
             ..proto::Ready::default()
         })),
         "beats" => report(Report::Heartbeat),
+        // What an earlier process of the slot still says.
+        "zombie-steps" => Event::Reported {
+            slot,
+            session: session - 1,
+            generation,
+            report: Report::Steps(vec![proto::StepRecord { step: number(2), ..Default::default() }]),
+        },
         "steps" => report(Report::Steps(
             (number(2)..=number(3)).map(|step| proto::StepRecord { step, ..Default::default() }).collect(),
         )),
@@ -94,18 +135,37 @@ fn parse(text: &str) -> Event {
         "fails" => report(Report::Failed {
             message: words[2].replace('_', " "),
             bad_input: words.get(3) == Some(&"bad-input"),
-            because_of_rank: match words.get(3) {
-                Some(&"because") => Some(words[4].parse().unwrap()),
-                _ => None,
-            },
+            is_final: words.get(3) == Some(&"for-good"),
         }),
-        "session-ends" => Event::SessionLost { slot, reason: "reset".into() },
+        // `w0 leaves STEP hosting P,P keeping P@STEP,P [prepared|paused|missing RANK]`
+        "leaves" => report(Report::Suspended(suspended(&words))),
+        "session-ends" => Event::SessionLost { slot, session, reason: "reset".into() },
         "exits" => Event::Exited {
             slot,
             status: words[2].replace('_', " "),
             last_words: words.get(3).map(|words| words.replace('_', " ")),
         },
         other => panic!("no such event: {other}"),
+    }
+}
+
+fn suspended(words: &[&str]) -> Suspended {
+    let step: u64 = words[2].parse().unwrap();
+    let after = |word| words.iter().position(|other| *other == word).map(|at| words[at + 1]);
+    let list = |word| after(word).into_iter().flat_map(|list| list.split(','));
+    let replica = |text: &str| match text.split_once('@') {
+        Some((peer, step)) => (peer.parse().unwrap(), step.parse().unwrap()),
+        None => (text.parse().unwrap(), step),
+    };
+    Suspended {
+        step,
+        is_prepared: words.contains(&"prepared"),
+        peers: list("hosting").map(|peer| peer.parse().unwrap()).collect(),
+        replicas: list("keeping").map(replica).collect(),
+        state: "{}".into(),
+        is_pause: words.contains(&"paused"),
+        reason: "the exchange broke".into(),
+        because_of_rank: after("missing").map(|rank| rank.parse().unwrap()),
     }
 }
 
@@ -116,8 +176,15 @@ fn describe(action: &Action) -> String {
             assignment.rank,
             assignment.generation,
             assignment.members[assignment.rank as usize].peers,
-            assignment.checkpoint.as_ref().map(|c| format!(" from {c}")).unwrap_or_default(),
+            from(&assignment.start),
         ),
+        Action::Abort { slot, generation, .. } => format!("abort w{slot} of generation {generation}"),
+        Action::Pause { slot, checkpoint, .. } => {
+            format!("pause w{slot}{}", if *checkpoint { " with a checkpoint" } else { "" })
+        }
+        Action::Dismiss { slot, .. } => format!("dismiss w{slot}"),
+        Action::Start { slot } => format!("start w{slot}"),
+        Action::Keep(_) => "keep".into(),
         Action::SendStop { slot, .. } => format!("stop w{slot}"),
         Action::Release { slot, .. } => format!("release w{slot}"),
         Action::CommitCheckpoint(commit) => {
@@ -136,11 +203,33 @@ fn describe(action: &Action) -> String {
             JobEvent::Checkpoint { step, .. } => format!("log checkpoint {step}"),
             JobEvent::WorkerCompleted { worker, .. } => format!("log completed {worker}"),
             JobEvent::WorkerJoined { worker, .. } => format!("log joined {worker}"),
-            JobEvent::Generation { generation, .. } => format!("log generation {generation}"),
+            JobEvent::Generation { generation, step, .. } => format!("log generation {generation} after {step}"),
+            JobEvent::Recovered { lost, step, replayed, seconds, .. } => {
+                format!("log recovered from {lost:?} at {step}, {replayed} again, {} ms", (seconds * 1e3).round())
+            }
             JobEvent::Ready { .. } => "log ready".into(),
             JobEvent::Evaluation(evaluation) => format!("log evaluation of {}", evaluation.subject),
             JobEvent::JobStarted { .. } => "log started".into(),
         },
+    }
+}
+
+/// Where a generation takes its state from, where that is not the seed.
+fn from(start: &Start) -> String {
+    if start.shared == Origin::Fresh {
+        return String::new();
+    }
+    let peers: Vec<String> =
+        start.peers.iter().map(|(peer, origin)| format!("{peer} {}", origin_name(origin))).collect();
+    format!(" after {}, shared {}, {}", start.step, origin_name(&start.shared), peers.join(", "))
+}
+
+fn origin_name(origin: &Origin) -> String {
+    match origin {
+        Origin::Fresh => "fresh".into(),
+        Origin::Checkpoint(directory) => format!("of {directory}"),
+        Origin::Rank(rank) => format!("of rank {rank}"),
+        Origin::CopyOf { peer, rank, .. } => format!("like {peer} of rank {rank}"),
     }
 }
 
@@ -150,7 +239,8 @@ const BEGINNING: &str = "
       -> log joined worker-1
     5 w0 joins
       -> log joined worker-0
-      -> log generation 1
+      -> log generation 1 after 0
+      -> keep
       -> assign w0 rank 0 of generation 1: peers [0]
       -> assign w1 rank 1 of generation 1: peers [1]
     10 w0 ready
@@ -198,8 +288,9 @@ fn every_tenth_step_and_the_last_are_logged() {
     one.log_every = 10;
     let mut cluster = Cluster::new(one);
     let mut logged = Vec::new();
+    let mut sessions = [0];
     for event in ["w0 joins", "w0 ready", "w0 steps 1 25", "w0 completes steps"] {
-        for action in cluster.apply(Duration::ZERO, parse(event)) {
+        for action in cluster.apply(Duration::ZERO, parse(event, 1, &mut sessions)) {
             if let Action::Record(JobEvent::Step(step)) = action {
                 logged.push(step.step);
             }
@@ -212,9 +303,8 @@ fn every_tenth_step_and_the_last_are_logged() {
 fn a_killed_worker_is_named_and_not_those_who_missed_it() {
     after_beginning(
         "
-        20 w0 fails no_rows_from_rank_1 because 1
-        21 w0 session-ends
-        22 w0 exits with_exit_status_1
+        20 w0 leaves 0 hosting 0 missing 1
+          -> abort w1 of generation 1
         23 w1 session-ends
         24 w1 exits by_signal_9_(SIGKILL) step_7
           -> log lost worker-1
@@ -240,15 +330,16 @@ fn a_workers_own_words_are_preferred_to_its_exit_status() {
 }
 
 #[test]
-fn the_wait_for_the_cause_is_bounded() {
+fn workers_that_blame_each_other_still_give_a_verdict() {
     after_beginning(
         "
-        20 w0 fails no_rows_from_rank_1 because 1
-        519 tick
-        520 tick
-          -> log lost worker-1
+        20 w0 leaves 0 hosting 0 missing 1
+          -> abort w1 of generation 1
+        900 w0 beats
+        901 w1 beats
+        1000 w1 leaves 0 hosting 1 missing 0
           -> kill all
-          -> log finished at 0: worker 1 was lost to worker 0, which reports: no rows from rank 1
+          -> log finished at 0: worker 1 was lost to worker 0, which reports: the exchange broke
           -> finish failed 1
         ",
     );
@@ -365,15 +456,22 @@ fn a_resumed_job_starts_from_its_checkpoint_and_refuses_other_data() {
         step: 20,
         directory: "checkpoints/step-20".into(),
         data_hash: "the data it was trained on".into(),
+        peers: vec![0],
     });
-    let mut cluster = Cluster::new(resumed);
-    assert_eq!(cluster.committed_step(), 20);
-    let mut actions = cluster.apply(Duration::ZERO, parse("w0 joins"));
-    let assigned = describe(&actions.pop().unwrap());
-    assert_eq!(assigned, "assign w0 rank 0 of generation 3: peers [0] from checkpoints/step-20");
-    // A report of an older generation is a zombie's.
-    assert_eq!(cluster.apply(Duration::ZERO, parse("w0 ready")), []);
-    let ready = Event::Reported { slot: 0, generation: 3, report: Report::Ready(proto::Ready::default()) };
-    let actions = cluster.apply(Duration::ZERO, ready);
-    assert!(matches!(actions.last(), Some(Action::Finish(outcome)) if outcome.exit_code == 2));
+    assert_eq!(Cluster::new(resumed.clone()).committed_step(), 20);
+    play(
+        resumed,
+        "
+        0 w0 joins
+          -> log joined worker-0
+          -> log generation 3 after 20
+          -> keep
+          -> assign w0 rank 0 of generation 3: peers [0] after 20, shared of checkpoints/step-20, 0 of checkpoints/step-20
+        1 w0/1 ready
+        2 w0/3 ready
+          -> kill all
+          -> log finished at 20: data.path: the data is not what checkpoints/step-20 was trained on; put the old file back, or start a new run
+          -> finish failed 2
+        ",
+    );
 }

@@ -1,0 +1,480 @@
+//! Losses that a job goes on from.
+
+use super::*;
+
+fn bearing(workers: u32, change: impl FnOnce(&mut Settings)) -> Settings {
+    let mut bearing = settings(workers);
+    bearing.recovery.attempts = 2;
+    change(&mut bearing);
+    bearing
+}
+
+/// Three workers that have joined, met, and committed a step.
+const THREE: &str = "
+    0 w0 joins
+      -> log joined worker-0
+    0 w1 joins
+      -> log joined worker-1
+    0 w2 joins
+      -> log joined worker-2
+      -> log generation 1 after 0
+      -> keep
+      -> assign w0 rank 0 of generation 1: peers [0]
+      -> assign w1 rank 1 of generation 1: peers [1]
+      -> assign w2 rank 2 of generation 1: peers [2]
+    10 w0 ready
+    10 w1 ready
+    10 w2 ready
+      -> log ready
+    20 w0 steps 1 1
+    20 w1 steps 1 1
+    20 w2 steps 1 1
+      -> progress 1
+";
+
+fn after_three(change: impl FnOnce(&mut Settings), rest: &str) {
+    play(bearing(3, change), &format!("{THREE}{rest}"));
+}
+
+#[test]
+fn a_lost_peer_comes_back_from_its_copy_at_the_step_that_failed() {
+    after_three(
+        |_| (),
+        "
+        30 w1 exits by_signal_9_(SIGKILL)
+        30 w1 session-ends
+          -> log lost worker-1
+          -> dismiss w1
+          -> abort w0 of generation 1
+          -> abort w2 of generation 1
+          -> start w1
+        40 w0 leaves 1 hosting 0 keeping 2 missing 1
+        41 w2 leaves 1 hosting 2 keeping 1
+        500 w1 joins
+          -> log joined worker-1
+          -> log generation 2 after 1
+          -> keep
+          -> assign w0 rank 0 of generation 2: peers [0] after 1, shared of rank 0, 0 of rank 0, 1 of rank 2, 2 of rank 2
+          -> assign w1 rank 1 of generation 2: peers [1] after 1, shared of rank 0, 0 of rank 0, 1 of rank 2, 2 of rank 2
+          -> assign w2 rank 2 of generation 2: peers [2] after 1, shared of rank 0, 0 of rank 0, 1 of rank 2, 2 of rank 2
+        510 w0/1 steps 2 2
+        520 w0 ready
+        520 w1 ready
+        520 w2 ready
+        600 w0 steps 2 2
+        600 w1 steps 2 2
+        600 w2 steps 2 2
+          -> progress 2
+          -> log recovered from [\"worker-1\"] at 1, 0 again, 570 ms
+        ",
+    );
+}
+
+#[test]
+fn a_step_that_one_survivor_committed_is_committed_by_all() {
+    after_three(
+        |_| (),
+        "
+        25 w0 steps 2 2
+        30 w1 exits by_signal_9_(SIGKILL)
+        30 w1 session-ends
+          -> log lost worker-1
+          -> dismiss w1
+          -> abort w0 of generation 1
+          -> abort w2 of generation 1
+          -> start w1
+        40 w0 leaves 2 hosting 0 keeping 2
+        41 w2 leaves 1 hosting 2 keeping 1 prepared
+        500 w1 joins
+          -> log joined worker-1
+          -> log generation 2 after 2
+          -> keep
+          -> assign w0 rank 0 of generation 2: peers [0] after 2, shared of rank 0, 0 of rank 0, 1 of rank 2, 2 of rank 2
+          -> assign w1 rank 1 of generation 2: peers [1] after 2, shared of rank 0, 0 of rank 0, 1 of rank 2, 2 of rank 2
+          -> assign w2 rank 2 of generation 2: peers [2] after 2, shared of rank 0, 0 of rank 0, 1 of rank 2, 2 of rank 2
+        510 w2 steps 2 2
+          -> progress 2
+          -> log recovered from [\"worker-1\"] at 1, 0 again, 480 ms
+        ",
+    );
+}
+
+#[test]
+fn a_peer_that_dies_with_its_copy_sends_the_cohort_back_to_the_checkpoint() {
+    after_three(
+        |_| (),
+        "
+        21 w0 shards 1
+        21 w1 shards 1
+        21 w2 shards 1
+          -> commit step 1 of 3 files
+        22 committed 1
+          -> log checkpoint 1
+        25 w0 steps 2 2
+        25 w1 steps 2 2
+        25 w2 steps 2 2
+          -> progress 2
+        30 w1 exits by_signal_9_(SIGKILL)
+        30 w1 session-ends
+          -> log lost worker-1
+          -> dismiss w1
+          -> abort w0 of generation 1
+          -> abort w2 of generation 1
+          -> start w1
+        31 w2 exits by_signal_9_(SIGKILL)
+        31 w2 session-ends
+          -> log lost worker-2
+          -> dismiss w2
+          -> start w2
+        40 w0 leaves 2 hosting 0 keeping 2
+        500 w1 joins
+          -> log joined worker-1
+        510 w2 joins
+          -> log joined worker-2
+          -> log generation 2 after 1
+          -> keep
+          -> assign w0 rank 0 of generation 2: peers [0] after 1, shared of checkpoints/step-1, 0 of checkpoints/step-1, 1 of checkpoints/step-1, 2 of checkpoints/step-1
+          -> assign w1 rank 1 of generation 2: peers [1] after 1, shared of checkpoints/step-1, 0 of checkpoints/step-1, 1 of checkpoints/step-1, 2 of checkpoints/step-1
+          -> assign w2 rank 2 of generation 2: peers [2] after 1, shared of checkpoints/step-1, 0 of checkpoints/step-1, 1 of checkpoints/step-1, 2 of checkpoints/step-1
+        600 w0 steps 2 3
+        600 w1 steps 2 3
+        600 w2 steps 2 3
+          -> progress 3
+          -> log recovered from [\"worker-1\", \"worker-2\"] at 2, 1 again, 570 ms
+        ",
+    );
+}
+
+#[test]
+fn a_spare_takes_over_at_once() {
+    play(
+        bearing(2, |settings| settings.spares = 1),
+        "
+        0 w0 joins
+          -> log joined worker-0
+        0 w1 joins
+          -> log joined worker-1
+          -> log generation 1 after 0
+          -> keep
+          -> assign w0 rank 0 of generation 1: peers [0]
+          -> assign w1 rank 1 of generation 1: peers [1]
+        5 w2 joins
+          -> log joined worker-2
+        10 w0 ready
+        10 w1 ready
+          -> log ready
+        30 w1 exits by_signal_9_(SIGKILL)
+        30 w1 session-ends
+          -> log lost worker-1
+          -> dismiss w1
+          -> abort w0 of generation 1
+          -> start w1
+        40 w0 leaves 0 hosting 0 keeping 1
+          -> log generation 2 after 0
+          -> keep
+          -> assign w0 rank 0 of generation 2: peers [0] after 0, shared of rank 0, 0 of rank 0, 1 of rank 0
+          -> assign w2 rank 1 of generation 2: peers [1] after 0, shared of rank 0, 0 of rank 0, 1 of rank 0
+        600 w1 joins
+          -> log joined worker-1
+        ",
+    );
+}
+
+#[test]
+fn a_survivor_hosts_the_lost_peer_where_no_replacement_comes_and_gives_it_back_when_one_does() {
+    after_three(
+        |settings| settings.recovery.replace = Duration::from_millis(700),
+        "
+        30 w1 exits by_signal_9_(SIGKILL)
+        30 w1 session-ends
+          -> log lost worker-1
+          -> dismiss w1
+          -> abort w0 of generation 1
+          -> abort w2 of generation 1
+          -> start w1
+        40 w0 leaves 1 hosting 0 keeping 2
+        41 w2 leaves 1 hosting 2 keeping 1
+        700 w0 beats
+        700 w2 beats
+        729 tick
+        730 tick
+          -> log generation 2 after 1
+          -> keep
+          -> assign w0 rank 0 of generation 2: peers [0, 1] after 1, shared of rank 0, 0 of rank 0, 1 of rank 1, 2 of rank 1
+          -> assign w2 rank 1 of generation 2: peers [2] after 1, shared of rank 0, 0 of rank 0, 1 of rank 1, 2 of rank 1
+        740 w0 ready
+        740 w2 ready
+        800 w0 steps 2 2
+        800 w2 steps 2 2
+          -> progress 2
+          -> log recovered from [\"worker-1\"] at 1, 0 again, 770 ms
+        900 w1 joins
+          -> log joined worker-1
+          -> pause w0
+          -> pause w2
+        910 w0 leaves 3 hosting 0,1 keeping 2 paused
+        911 w2 leaves 3 hosting 2 keeping 0,1 paused
+          -> log generation 3 after 3
+          -> keep
+          -> assign w0 rank 0 of generation 3: peers [0] after 3, shared of rank 0, 0 of rank 0, 1 of rank 0, 2 of rank 1
+          -> assign w2 rank 1 of generation 3: peers [2] after 3, shared of rank 0, 0 of rank 0, 1 of rank 0, 2 of rank 1
+          -> assign w1 rank 2 of generation 3: peers [1] after 3, shared of rank 0, 0 of rank 0, 1 of rank 0, 2 of rank 1
+        ",
+    );
+}
+
+#[test]
+fn in_continue_mode_the_others_go_on_at_once_and_take_the_peer_back() {
+    after_three(
+        |settings| settings.recovery.mode = RecoveryMode::Continue,
+        "
+        30 w1 exits by_signal_9_(SIGKILL)
+        30 w1 session-ends
+          -> log lost worker-1
+          -> dismiss w1
+          -> abort w0 of generation 1
+          -> abort w2 of generation 1
+          -> start w1
+        40 w0 leaves 1 hosting 0 keeping 2
+        41 w2 leaves 1 hosting 2 keeping 1
+          -> log generation 2 after 1
+          -> keep
+          -> assign w0 rank 0 of generation 2: peers [0] after 1, shared of rank 0, 0 of rank 0, 2 of rank 1
+          -> assign w2 rank 1 of generation 2: peers [2] after 1, shared of rank 0, 0 of rank 0, 2 of rank 1
+        50 w0 ready
+        50 w2 ready
+        80 w0 steps 2 2
+        80 w2 steps 2 2
+          -> progress 2
+          -> log recovered from [\"worker-1\"] at 1, 0 again, 50 ms
+        900 w1 joins
+          -> log joined worker-1
+          -> pause w0
+          -> pause w2
+        910 w0 leaves 9 hosting 0 keeping 2 paused
+        911 w2 leaves 9 hosting 2 keeping 0,1@1 paused
+          -> log generation 3 after 9
+          -> keep
+          -> assign w0 rank 0 of generation 3: peers [0] after 9, shared of rank 0, 0 of rank 0, 1 of rank 1, 2 of rank 1
+          -> assign w2 rank 1 of generation 3: peers [2] after 9, shared of rank 0, 0 of rank 0, 1 of rank 1, 2 of rank 1
+          -> assign w1 rank 2 of generation 3: peers [1] after 9, shared of rank 0, 0 of rank 0, 1 of rank 1, 2 of rank 1
+        ",
+    );
+}
+
+#[test]
+fn a_crash_loop_backs_off_and_names_the_first_error() {
+    play(
+        bearing(1, |_| ()),
+        "
+        0 w0 joins
+          -> log joined worker-0
+          -> log generation 1 after 0
+          -> keep
+          -> assign w0 rank 0 of generation 1: peers [0]
+        10 w0 fails out_of_memory
+          -> log lost worker-0
+          -> dismiss w0
+          -> start w0
+        20 w0 exits with_exit_status_1 no_such_file
+          -> log lost worker-0
+          -> dismiss w0
+        119 tick
+        120 tick
+          -> start w0
+        130 w0 exits with_exit_status_1 no_such_file
+          -> log lost worker-0
+          -> kill all
+          -> log finished at 0: gave up after 3 losses in a row without a committed step (recovery.attempts); the first: worker 0 failed: out of memory
+          -> finish failed 1
+        ",
+    );
+}
+
+#[test]
+fn an_error_that_would_come_again_ends_the_job_at_once() {
+    after_three(
+        |_| (),
+        "
+        30 w1 fails the_loss_is_not_finite for-good
+          -> log lost worker-1
+          -> kill all
+          -> log step 1
+          -> log finished at 1: worker 1 failed: the loss is not finite
+          -> finish failed 1
+        ",
+    );
+}
+
+#[test]
+fn a_worker_that_is_silent_is_replaced_and_what_it_still_says_is_ignored() {
+    play(
+        bearing(2, |_| ()),
+        &format!(
+            "{BEGINNING}
+        20 w0 steps 1 1
+        20 w1 steps 1 1
+          -> progress 1
+        200 w0 beats
+        400 w0 beats
+        600 w0 beats
+        800 w0 beats
+        1000 w0 beats
+        1020 tick
+          -> log lost worker-1
+          -> dismiss w1
+          -> abort w0 of generation 1
+          -> start w1
+        1030 w0 leaves 1 hosting 0 keeping 1
+        1200 w1 joins
+          -> log joined worker-1
+          -> log generation 2 after 1
+          -> keep
+          -> assign w0 rank 0 of generation 2: peers [0] after 1, shared of rank 0, 0 of rank 0, 1 of rank 0
+          -> assign w1 rank 1 of generation 2: peers [1] after 1, shared of rank 0, 0 of rank 0, 1 of rank 0
+        1300 w0 steps 2 2
+        1310 w1 zombie-steps 2
+        1320 w1/1 steps 2 2
+        1330 w1/2 steps 2 2
+          -> progress 2
+          -> log recovered from [\"worker-1\"] at 1, 0 again, 310 ms
+        "
+        ),
+    );
+}
+
+#[test]
+fn a_worker_that_lost_only_its_session_goes_on() {
+    after_three(
+        |_| (),
+        "
+        30 w1 session-ends
+        500 w0 beats
+        500 w2 beats
+        600 w1 returns
+        610 w1 steps 2 2
+        620 w0 steps 2 2
+        620 w2 steps 2 2
+          -> progress 2
+        ",
+    );
+}
+
+#[test]
+fn an_exchange_that_fails_without_a_loss_is_formed_again_until_it_has_failed_too_often() {
+    let mut script = String::new();
+    for generation in 1..=2 {
+        let now = generation * 1_000;
+        let origins = "after 0, shared of rank 0, 0 of rank 0, 1 of rank 1";
+        script += &format!(
+            "
+        {now} w0 leaves 0 hosting 0 keeping 1 missing 1
+          -> abort w1 of generation {generation}
+        {now} w1 leaves 0 hosting 1 keeping 0 missing 0
+          -> log warning the exchange failed and is formed again: worker 1 was lost to worker 0, which reports: the exchange broke
+        "
+        );
+        if generation == 2 {
+            script += &format!("{} tick\n", now + 100);
+        }
+        script += &format!(
+            "
+          -> log generation {next} after 0
+          -> keep
+          -> assign w0 rank 0 of generation {next}: peers [0] {origins}
+          -> assign w1 rank 1 of generation {next}: peers [1] {origins}
+        {} w0 ready
+        {} w1 ready
+        {} w0 beats
+        {} w1 beats
+        ",
+            now + 110,
+            now + 110,
+            now + 600,
+            now + 600,
+            next = generation + 1,
+        );
+    }
+    script += "
+        3000 w0 leaves 0 hosting 0 keeping 1 missing 1
+          -> abort w1 of generation 3
+        3000 w1 leaves 0 hosting 1 keeping 0 missing 0
+          -> kill all
+          -> log finished at 0: gave up after 3 losses in a row without a committed step (recovery.attempts); the first: worker 1 was lost to worker 0, which reports: the exchange broke
+          -> finish failed 1
+        ";
+    play(bearing(2, |settings| settings.death = Duration::from_secs(2)), &format!("{BEGINNING}{script}"));
+}
+
+#[test]
+fn a_survivor_that_does_not_leave_counts_as_dead() {
+    after_three(
+        |settings| {
+            settings.recovery.reform = Duration::from_millis(600);
+            settings.death = Duration::from_secs(10);
+        },
+        "
+        30 w1 exits by_signal_9_(SIGKILL)
+        30 w1 session-ends
+          -> log lost worker-1
+          -> dismiss w1
+          -> abort w0 of generation 1
+          -> abort w2 of generation 1
+          -> start w1
+        40 w0 leaves 1 hosting 0 keeping 2,1
+        100 w1 joins
+          -> log joined worker-1
+        629 tick
+        630 tick
+          -> log lost worker-2
+          -> dismiss w2
+          -> start w2
+        700 w2 joins
+          -> log joined worker-2
+          -> log generation 2 after 1
+          -> keep
+          -> assign w0 rank 0 of generation 2: peers [0] after 1, shared of rank 0, 0 of rank 0, 1 of rank 0, 2 of rank 0
+          -> assign w1 rank 1 of generation 2: peers [1] after 1, shared of rank 0, 0 of rank 0, 1 of rank 0, 2 of rank 0
+          -> assign w2 rank 2 of generation 2: peers [2] after 1, shared of rank 0, 0 of rank 0, 1 of rank 0, 2 of rank 0
+        ",
+    );
+}
+
+#[test]
+fn a_worker_lost_in_the_last_evaluation_is_replaced_and_its_peer_evaluated() {
+    play(
+        bearing(2, |_| ()),
+        &format!(
+            "{BEGINNING}
+        20 w0 steps 25 25
+        20 w1 steps 25 25
+          -> progress 25
+          -> log step 25
+        30 w0 completes steps
+          -> log completed worker-0
+        40 w1 exits by_signal_9_(SIGKILL)
+        40 w1 session-ends
+          -> log lost worker-1
+          -> dismiss w1
+          -> abort w0 of generation 1
+          -> start w1
+        50 w0 leaves 25 hosting 0 keeping 1
+        60 w1 joins
+          -> log joined worker-1
+          -> log generation 2 after 25
+          -> keep
+          -> assign w0 rank 0 of generation 2: peers [0] after 25, shared of rank 0, 0 of rank 0, 1 of rank 0
+          -> assign w1 rank 1 of generation 2: peers [1] after 25, shared of rank 0, 0 of rank 0, 1 of rank 0
+        70 w0 completes steps
+          -> log completed worker-0
+          -> log recovered from [\"worker-1\"] at 25, 0 again, 30 ms
+        80 w1 completes steps
+          -> log completed worker-1
+          -> release w0
+          -> release w1
+          -> log finished at 25: completed after step 25
+          -> finish completed 0
+        "
+        ),
+    );
+}
