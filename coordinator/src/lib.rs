@@ -4,6 +4,7 @@
 //! [`launch`] starts and ends them, [`checkpoint`] commits what they wrote, [`store`] keeps what must survive, [`output`]
 //! writes and shows what happens, [`cli`] is what people type.
 
+pub mod chaos;
 pub mod checkpoint;
 pub mod cli;
 pub mod cluster;

@@ -9,6 +9,7 @@ use medley_common::config::RecoveryMode;
 use medley_common::events::Event as JobEvent;
 use medley_common::exit;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What is waited for between two generations.
@@ -330,14 +331,15 @@ impl Cluster {
             step: start.step,
         }));
         actions.push(Action::Keep(self.kept()));
-        let members = self.members();
+        let members: Arc<[Member]> = self.members().into();
+        let start = Arc::new(start);
         let checkpoint_step = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step);
-        for member in &members {
+        for member in members.iter() {
             let assignment = Assignment {
                 generation: self.generation,
                 rank: member.rank,
-                members: members.clone(),
-                start: start.clone(),
+                members: Arc::clone(&members),
+                start: Arc::clone(&start),
                 checkpoint_step,
             };
             actions.push(Action::Assign { slot: member.slot, assignment });
