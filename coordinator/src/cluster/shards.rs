@@ -56,7 +56,7 @@ impl ShardGatherer {
         if !state.is_empty() {
             open.state = state;
         }
-        if !self.members.is_subset(&open.reported) {
+        if open.reported.len() < self.members.len() || !self.members.is_subset(&open.reported) {
             return None;
         }
         let complete = self.open.remove(&step)?;

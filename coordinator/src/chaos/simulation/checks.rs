@@ -25,6 +25,10 @@ pub struct Checks {
     generation: u64,
     ranks: BTreeSet<u32>,
     slots: BTreeSet<Slot>,
+    /// The generation that was kept last.
+    pub kept: u64,
+    /// What must not be gone back behind, but for want of what was lost.
+    pub floor: u64,
     /// The newest commit: by whom.
     committed_by: BTreeMap<u64, u64>,
 }
@@ -42,6 +46,8 @@ impl Checks {
             generation: schedule.settings.generation - 1,
             ranks: BTreeSet::new(),
             slots: BTreeSet::new(),
+            kept: 0,
+            floor: 0,
             committed_by: BTreeMap::new(),
         }
     }
@@ -60,6 +66,8 @@ impl Checks {
     pub fn assigning(&mut self, slot: Slot, assignment: &Assignment) {
         let Assignment { generation, rank, .. } = *assignment;
         let members = &assignment.members;
+        let kept = self.kept;
+        self.check(generation == kept, || format!("generation {generation} is assigned, and {kept} is kept"));
         if generation != self.generation {
             self.check(generation > self.generation, || format!("generation {generation} is not a new one"));
             self.generation = generation;
@@ -88,9 +96,11 @@ impl Checks {
     }
 
     /// A generation begins with these states.
-    pub fn begins(&mut self, generation: u64, begins: &Snapshot) {
+    pub fn begins(&mut self, generation: u64, begins: &Snapshot, last: Option<Rc<Snapshot>>) {
         self.history.split_off(&(begins.step + 1));
-        if let Some(before) = self.history.get(&begins.step).cloned() {
+        // One that came, and left before a step was taken, is in no step's states.
+        let last = last.filter(|last| last.step == begins.step);
+        if let Some(before) = last.or_else(|| self.history.get(&begins.step).cloned()) {
             for (peer, state) in before.peers.iter().filter(|(peer, _)| !begins.peers.contains_key(peer)) {
                 self.left.insert(*peer, *state);
             }
@@ -148,19 +158,15 @@ impl Checks {
 
 impl World {
     /// The states that a generation is to begin with, from its assignment.
-    pub(super) fn beginning(
-        &mut self,
-        assignment: &Assignment,
-        members: &[ProcessId],
-        committed: u64,
-    ) -> Option<Snapshot> {
+    pub(super) fn beginning(&mut self, assignment: &Assignment, members: &[ProcessId]) -> Option<Snapshot> {
         let start = &assignment.start;
         let step = start.step;
         let Origin::Rank(_) = start.shared else {
-            return self.beginning_again(assignment, committed);
+            return self.beginning_again(assignment);
         };
-        self.checks.check(step >= committed, || {
-            format!("generation {} goes on after step {step}, and {committed} were committed", assignment.generation)
+        let floor = self.checks.floor;
+        self.checks.check(step >= floor, || {
+            format!("generation {} goes on after step {step}, and {floor} were committed", assignment.generation)
         });
         let Some(before) = self.checks.history.get(&step).cloned() else {
             self.checks.violate(format!("step {step} was never committed, and training goes on after it"));
@@ -199,9 +205,10 @@ impl World {
         Some(Snapshot { step, shared: before.shared, peers })
     }
 
-    fn beginning_again(&mut self, assignment: &Assignment, committed: u64) -> Option<Snapshot> {
+    fn beginning_again(&mut self, assignment: &Assignment) -> Option<Snapshot> {
         let start = &assignment.start;
         let step = start.step;
+        self.checks.floor = step;
         if self.checks.generations > 1 {
             self.checks.rollbacks += 1;
             self.check_need();
@@ -210,9 +217,8 @@ impl World {
         self.checks.check(same, || format!("some go back and others do not: {start:?}"));
         let newest = self.checkpoints.values().map(|checkpoint| checkpoint.step).max();
         let Origin::Checkpoint(directory) = &start.shared else {
-            self.checks.check(newest.is_none() && step == 0, || {
-                format!("the training begins again after {committed} steps, and there is a checkpoint")
-            });
+            self.checks
+                .check(newest.is_none() && step == 0, || "the training begins again, and there is a checkpoint".into());
             return Some(Snapshot::beginning(start.peers.len() as u32));
         };
         let Some(checkpoint) = self.checkpoints.get(directory).cloned() else {

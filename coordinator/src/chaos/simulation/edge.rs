@@ -49,11 +49,11 @@ impl World {
         }
     }
 
-    /// Does what the cluster asks for. `committed` is the step that was committed before it was asked for.
-    pub(super) fn perform(&mut self, action: Action, committed: u64) {
+    /// Does what the cluster asks for.
+    pub(super) fn perform(&mut self, action: Action) {
         match action {
             Action::Assign { slot, assignment } => {
-                self.assigning(slot, &assignment, committed);
+                self.assigning(slot, &assignment);
                 self.order(slot, Order::Assign(assignment));
             }
             Action::SendStop { slot, generation, .. } => self.order(slot, Order::Stop { generation }),
@@ -76,10 +76,8 @@ impl World {
             }
             Action::Finish(outcome) => self.outcome = Some(outcome),
             Action::Keep(kept) => {
-                let generation = kept.generation;
-                self.checks.check(generation == self.cluster.generation(), || {
-                    format!("generation {generation} was kept after another had begun")
-                });
+                let before = std::mem::replace(&mut self.checks.kept, kept.generation);
+                self.checks.check(before <= kept.generation, || format!("generation {before} was kept before"));
             }
             Action::Record(_) | Action::Progress(_) | Action::KillAll => {}
         }
@@ -110,7 +108,7 @@ impl World {
     }
 
     /// The first assignment of a generation founds its exchange.
-    fn assigning(&mut self, slot: Slot, assignment: &Assignment, committed: u64) {
+    fn assigning(&mut self, slot: Slot, assignment: &Assignment) {
         self.checks.assigning(slot, assignment);
         let generation = assignment.generation;
         if self.groups.contains_key(&generation) {
@@ -120,8 +118,9 @@ impl World {
         self.checks.check(members.len() == assignment.members.len(), || {
             format!("generation {generation} has members without an address")
         });
-        let Some(begins) = self.beginning(assignment, &members, committed) else { return };
-        self.checks.begins(generation, &begins);
+        let Some(begins) = self.beginning(assignment, &members) else { return };
+        let before = self.groups.values().next_back().map(|group| Rc::clone(&group.current));
+        self.checks.begins(generation, &begins, before);
         let group = Group::new(members, assignment.clone(), Rc::new(begins));
         self.groups.insert(generation, group);
         self.groups.retain(|other, _| other + 3 > generation);
@@ -174,8 +173,11 @@ impl World {
             Fault::KillAt { .. } => self.traps.push(fault),
             Fault::HostDies { host } => {
                 for id in 0..self.processes.len() {
-                    if self.processes[id].host == host {
+                    if self.processes[id].host == host && self.processes[id].is_alive() {
                         self.end(id, false);
+                        // Who started it there learns in the end.
+                        let at = self.now + self.random.random_range(SECOND..4 * SECOND);
+                        self.queue.push(at, Happening::ExitSeen { process: id });
                     }
                 }
             }

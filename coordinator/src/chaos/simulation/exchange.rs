@@ -9,6 +9,7 @@ use super::queue::{MILLISECOND, Time};
 use super::schedule::{Fault, Moment};
 use super::world::{Happening, World};
 use crate::cluster::{Assignment, Slot};
+use medley_common::config::RecoveryMode;
 use rand::Rng;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -129,17 +130,11 @@ impl World {
         for id in &group.members {
             let held = &self.processes[*id].holdings;
             self.checks.check(held.step == current.step && held.shared == Some(current.shared), || {
-                format!(
-                    "process {id} brings shared parameters of step {} into step {}",
-                    held.step,
-                    current.step + 1
-                )
+                format!("process {id} brings shared parameters of step {} into step {}", held.step, current.step + 1)
             });
             hosted.extend(held.hosted.iter().map(|(peer, state)| (*peer, *state)));
         }
-        self.checks.check(hosted == current.peers, || {
-            format!("step {} mixes peers of other states", current.step + 1)
-        });
+        self.checks.check(hosted == current.peers, || format!("step {} mixes peers of other states", current.step + 1));
         group.next = Some((current.digest(), Rc::new(current.next())));
     }
 
@@ -215,6 +210,9 @@ impl World {
         let scheduled = &self.schedule.settings.cohort;
         let changes = scheduled.changes.iter().any(|change| change.step == step);
         let Some(group) = self.groups.get(&generation) else { return };
+        // A generation that misses peers, and begins at such a step, is the one that can be had.
+        let may_miss = self.schedule.settings.recovery.mode == RecoveryMode::Continue;
+        let changes = changes && !(may_miss && group.assignment.start.step == step);
         if changes && scheduled.peers_after(step) as usize != group.current.peers.len() {
             self.save(id);
             return self.leave(id, None, "schedule", true);

@@ -60,17 +60,19 @@ pub struct Holdings {
     pub hosted: BTreeMap<u32, Lineage>,
     /// Copies of others' peers, with the steps that each has taken.
     pub replicas: BTreeMap<u32, (u64, Lineage)>,
+    /// Copies of peers that take no part at present, as they left.
+    pub parked: BTreeMap<u32, (u64, Lineage)>,
     /// The update that it is prepared to commit.
     pub pending: Option<u64>,
 }
 
 impl Holdings {
-    /// Commits the pending update, where there is one: to all that stands at this step.
+    /// Commits the pending update, where there is one.
     pub fn commit(&mut self) {
         let Some(digest) = self.pending.take() else { return };
         self.shared = self.shared.map(|state| update(state, digest));
         self.hosted.values_mut().for_each(|state| *state = update(*state, digest));
-        for (step, state) in self.replicas.values_mut().filter(|(step, _)| *step == self.step) {
+        for (step, state) in self.replicas.values_mut() {
             (*step, *state) = (*step + 1, update(*state, digest));
         }
         self.step += 1;
@@ -78,7 +80,8 @@ impl Holdings {
 
     /// A peer's state, from the host or from the copy of one.
     pub fn peer(&self, peer: u32) -> Option<Lineage> {
-        self.hosted.get(&peer).or_else(|| self.replicas.get(&peer).map(|(_, state)| state)).copied()
+        let copy = self.replicas.get(&peer).or_else(|| self.parked.get(&peer));
+        self.hosted.get(&peer).or_else(|| copy.map(|(_, state)| state)).copied()
     }
 }
 
@@ -207,7 +210,7 @@ impl Process {
             step: held.step,
             is_prepared: held.pending.is_some(),
             peers: held.hosted.keys().copied().collect(),
-            replicas: held.replicas.iter().map(|(peer, (step, _))| (*peer, *step)).collect(),
+            replicas: held.replicas.iter().chain(&held.parked).map(|(peer, (step, _))| (*peer, *step)).collect(),
             state: held.shared.map(|_| training_state(held.step)).unwrap_or_default(),
             is_pause,
             reason: reason.to_owned(),

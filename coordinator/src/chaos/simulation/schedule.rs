@@ -276,7 +276,7 @@ fn settings(random: &mut ChaCha8Rng, workers: u32, weather: Weather, total_steps
             mode: if random.random_bool(0.3) { RecoveryMode::Continue } else { RecoveryMode::Exact },
             replace: milliseconds(random.random_range(500..10_000)),
             reform: milliseconds(5_000),
-            attempts: if is_wild { random.random_range(0..6) } else { 40 },
+            attempts: if is_wild { random.random_range(0..6) } else { 40 + 4 * workers },
         },
     }
 }

@@ -9,6 +9,7 @@ use crate::cluster::{Assignment, Event, Joined, Report};
 use medley_common::manifest::ManifestFile;
 use medley_common::proto;
 use rand::Rng;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -184,6 +185,7 @@ impl World {
             shared: Some(entered.shared),
             hosted: members[rank as usize].peers.iter().filter_map(state).collect(),
             replicas: replicas.map(|(peer, state)| (peer, (entered.step, state))).collect(),
+            parked: BTreeMap::new(),
             pending: None,
         };
         self.processes[id].incoming = Some(incoming);
@@ -194,14 +196,11 @@ impl World {
         let Some(group) = self.groups.get(&process.generation()) else { return };
         if let Some(incoming) = process.incoming.take() {
             let before = std::mem::replace(&mut process.holdings, incoming);
-            let is_away = |peer: &u32| !group.current.peers.contains_key(peer);
-            process.holdings.replicas.extend(before.replicas.into_iter().filter(|(peer, _)| is_away(peer)));
+            let kept = before.parked.into_iter().chain(before.replicas);
+            process.holdings.parked = kept.filter(|(peer, _)| !group.current.peers.contains_key(peer)).collect();
         }
         let total_steps = self.schedule.total_steps;
-        self.report(
-            id,
-            Report::Ready(proto::Ready { data_hash: "d".into(), total_steps, ..proto::Ready::default() }),
-        );
+        self.report(id, Report::Ready(proto::Ready { data_hash: "d".into(), total_steps, ..proto::Ready::default() }));
         self.begin_step(id);
     }
 

@@ -8,9 +8,7 @@ use super::queue::{MILLISECOND, Queue, SECOND, Time};
 use super::schedule::{Fault, Restarts, Schedule, Weather};
 use super::trace::Trace;
 use super::{Outline, Violation};
-use crate::cluster::{
-    Assignment, Cluster, Commit, Event, Joined, Outcome, Report, SessionNumber, Slot, State,
-};
+use crate::cluster::{Assignment, Cluster, Commit, Event, Joined, Outcome, Report, SessionNumber, Slot, State};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, BTreeSet};
@@ -303,12 +301,15 @@ impl World {
         let actions = self.cluster.apply(Duration::from_micros(self.now), event);
         let after = self.cluster.committed_step();
         self.checks.check(after >= before, || format!("the committed step fell from {before} to {after}"));
+        if after > before {
+            self.checks.floor = after;
+        }
         for action in actions {
             self.trace.action(self.now, &action);
             if self.outcome.is_some() {
                 self.checks.violate(format!("{action:?} was asked for after the end"));
             }
-            self.perform(action, before);
+            self.perform(action);
         }
     }
 
