@@ -1,10 +1,11 @@
 //! The loop between the cluster's decisions and the world.
 
+use super::address::Published;
 use super::stops::StopRequests;
 use super::{Observer, SharedStore};
 use crate::cluster::{Action, Cluster, Commit, Event, Outcome, Report, Slot};
 use crate::launch::Launcher;
-use crate::server::Server;
+use crate::server::{Asked, Server};
 use crate::store::JobRecord;
 use medley_common::events::Event as JobEvent;
 use medley_common::{exit, proto};
@@ -26,6 +27,7 @@ pub struct Driver {
     pub server: Server,
     /// Dropped before `launcher`, whose thread may be waiting for room in it.
     pub incoming: mpsc::Receiver<Event>,
+    pub requests: mpsc::Receiver<Asked>,
     pub launcher: Option<Launcher>,
     pub commits: Sender<Commit>,
     pub store: SharedStore,
@@ -35,6 +37,8 @@ pub struct Driver {
     pub job_part: proto::Assignment,
     /// Per slot, the last report that its worker was told of.
     pub acknowledged: HashMap<Slot, u64>,
+    /// Withdrawn when it is dropped.
+    pub address: Published,
 }
 
 /// Tells all observers of an event.
@@ -62,6 +66,10 @@ impl Driver {
         let mut outcome = loop {
             let event = tokio::select! {
                 Some(event) = self.incoming.recv() => event,
+                Some(asked) = self.requests.recv() => match self.answer(asked) {
+                    Some(event) => event,
+                    None => continue,
+                },
                 Some(reason) = stops.recv() => Event::StopRequested { reason },
                 _ = ticks.tick() => Event::Tick,
             };
@@ -75,8 +83,18 @@ impl Driver {
         if let Err(error) = self.record.save(self.store.as_ref()) {
             outcome = complain(outcome, &error.to_string());
         }
+        drop(self.address);
         self.server.shutdown().await;
         outcome
+    }
+
+    /// Answers a person; what the cluster is to be told, where the request makes sense.
+    fn answer(&self, asked: Asked) -> Option<Event> {
+        let answer = self.cluster.check_scale(&asked.scale);
+        let event = answer.is_ok().then_some(Event::ScaleRequested(asked.scale));
+        // Whoever asked may have gone.
+        let _ = asked.answer.send(answer);
+        event
     }
 
     /// Tells the cluster, and does what it asks for, until it asks for nothing more.

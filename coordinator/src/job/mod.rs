@@ -5,9 +5,10 @@
 //! 3. `directory`: a run directory that is there whole or not at all.
 //! 4. `resume`: which checkpoint an earlier run left, and whether it fits.
 //! 5. `driver`: the loop between the cluster's decisions and the world.
-//! 6. `committer`: commits checkpoints beside that loop.
+//! 6. `address`: where a running job can be asked something; `committer`: commits checkpoints beside that loop.
 //! 7. `stops`: who may ask a job to stop.
 
+mod address;
 mod committer;
 mod directory;
 mod driver;
@@ -26,6 +27,7 @@ use crate::launch::{Asked, LaunchPlan, Launcher, Shares, WorkerBinary, cores, pr
 use crate::random;
 use crate::server::{Admission, Listener, Server};
 use crate::store::{JobRecord, Store};
+pub use address::Address;
 use driver::Driver;
 use medley_common::config::{self, RunConfig};
 use medley_common::events::Event as JobEvent;
@@ -39,6 +41,9 @@ use tokio::sync::mpsc;
 
 /// How long the true cause of a failure is waited for once its consequences are seen.
 const VERDICT: Duration = Duration::from_secs(2);
+
+/// Requests of people that may wait.
+const REQUESTS: usize = 16;
 
 /// Places for workers that a job can have at all; how many it does is the cluster's to say.
 const MOST_SLOTS: u32 = 65_536;
@@ -175,7 +180,10 @@ async fn begin(
         heartbeat: Duration::from_millis(config.launch.heartbeat_ms),
         death: Duration::from_millis(config.launch.death_ms),
     };
-    let server = Server::start(listener, admission, events.clone());
+    let (requests, asked) = mpsc::channel(REQUESTS);
+    let address = Address { url: coordinator.clone(), job: record.id.clone(), token: token.clone() };
+    let address = address.publish(&run_directory).map_err(directory::unwritable(&run_directory))?;
+    let server = Server::start(listener, admission, events.clone(), requests);
     let exits = events.clone();
     let plan = LaunchPlan {
         binary,
@@ -212,6 +220,8 @@ async fn begin(
         observers,
         job_part,
         acknowledged: HashMap::new(),
+        address,
+        requests: asked,
         incoming,
     };
     match launcher {
