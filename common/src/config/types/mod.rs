@@ -2,17 +2,19 @@
 //! (`hukx-issac/HAIL`), unless the comment says otherwise.
 //!
 //! [`data`]: what is learned from; [`network`]: the peers; [`method`]: how they learn; [`run`]: how long, where, and what
-//! is written.
+//! is written; [`store`]: where the coordinator keeps its state.
 
 mod data;
 mod method;
 mod network;
 mod run;
+mod store;
 
 pub use data::*;
 pub use method::*;
 pub use network::*;
 pub use run::*;
+pub use store::*;
 
 use crate::method::Protocol;
 use schemars::JsonSchema;
@@ -48,6 +50,8 @@ pub struct RunConfig {
     pub output: OutputConfig,
     /// How worker processes are started and watched.
     pub launch: LaunchConfig,
+    /// Where the coordinator keeps what must survive it.
+    pub store: StoreConfig,
 }
 
 impl RunConfig {
@@ -77,6 +81,7 @@ impl Default for RunConfig {
             evaluation: EvaluationConfig::default(),
             output: OutputConfig::default(),
             launch: LaunchConfig::default(),
+            store: StoreConfig::default(),
         }
     }
 }
