@@ -63,14 +63,14 @@ impl Driver {
                 Some(reason) = stops.recv() => Event::StopRequested { reason },
                 _ = ticks.tick() => Event::Tick,
             };
-            if let Some(outcome) = self.apply(start, event) {
+            if let Some(outcome) = self.apply(start, event).await {
                 break outcome;
             }
         };
         let must_hurry = self.cluster.is_hurried() || outcome.exit_code == exit::FAILURE;
         self.end_workers(must_hurry).await;
         self.record.status = outcome.outcome.clone();
-        if let Err(error) = self.record.save(self.store.as_ref()) {
+        if let Err(error) = self.record.save(self.store.as_ref()).await {
             outcome = complain(outcome, &error.to_string());
         }
         self.server.shutdown().await;
@@ -78,12 +78,12 @@ impl Driver {
     }
 
     /// Tells the cluster, and does what it asks for, until it asks for nothing more.
-    fn apply(&mut self, start: Instant, event: Event) -> Option<Outcome> {
+    async fn apply(&mut self, start: Instant, event: Event) -> Option<Outcome> {
         let mut events = VecDeque::from([event]);
         let mut outcome = None;
         while let Some(event) = events.pop_front() {
             for action in self.cluster.apply(start.elapsed(), event) {
-                match self.perform(action) {
+                match self.perform(action).await {
                     Performed::Done => {}
                     Performed::Caused(event) => events.push_back(event),
                     Performed::Finished(finished) => outcome = Some(finished),
@@ -93,7 +93,7 @@ impl Driver {
         outcome
     }
 
-    fn perform(&mut self, action: Action) -> Performed {
+    async fn perform(&mut self, action: Action) -> Performed {
         match action {
             Action::Assign { slot, assignment } => {
                 if !self.server.assign(slot, &assignment, &self.job_part) {
@@ -120,7 +120,7 @@ impl Driver {
                 tell(&mut self.observers, &event);
                 if let JobEvent::Checkpoint { step, .. } = event {
                     self.record.checkpoint = Some(step);
-                    if let Err(error) = self.record.save(self.store.as_ref()) {
+                    if let Err(error) = self.record.save(self.store.as_ref()).await {
                         let message = error.to_string();
                         return Performed::Caused(Event::Broken { message });
                     }
