@@ -172,9 +172,8 @@ mod tests {
     async fn patience_ends_and_the_last_reason_is_told() {
         let begun = Instant::now();
         let patience = Duration::from_millis(300);
-        let answer = ask::<(), _>(LIMIT, patience, || async {
-            Err(status(Code::Unavailable, "etcdserver: no leader"))
-        });
+        let answer =
+            ask::<(), _>(LIMIT, patience, || async { Err(status(Code::Unavailable, "etcdserver: no leader")) });
         let failure = answer.await.err().unwrap();
         assert!(matches!(&failure, Failure::Unanswered { last, .. } if last.contains("no leader")), "{failure:?}");
         assert!(begun.elapsed() >= patience);
