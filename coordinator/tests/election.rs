@@ -78,7 +78,7 @@ async fn an_election_over_the_embedded_store() {
     let path = directory.path().join("store.redb");
     contract(Arc::new(Embedded::open(&path).unwrap())).await;
     // A leader that was killed left its key; the file's lock says that it is gone.
-    let store: Arc<dyn Leases> = Arc::new(Embedded::open(&path).unwrap());
+    let store: Arc<dyn Leases> = Arc::new(open_soon(&path).await);
     let killed = candidate(store.clone(), "a").campaign().await.unwrap();
     let term = killed.term();
     drop((killed, store));

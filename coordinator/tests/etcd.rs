@@ -212,6 +212,32 @@ async fn a_watch_survives_the_compaction_of_what_it_has_not_heard() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_speak_tls_are_known_by_their_authority_and_know_us_by_our_certificate() {
+    let Some(cluster) = EtcdCluster::start_secured() else {
+        return;
+    };
+    let certificates = cluster.certificates().unwrap();
+    let secured = StoreConfig {
+        tls_ca: Some(certificates.authority.clone()),
+        tls_certificate: Some(certificates.certificate.clone()),
+        tls_key: Some(certificates.key.clone()),
+        retry_ms: 2000,
+        ..config(&cluster)
+    };
+    let store = Etcd::connect(&secured, "job").await.unwrap();
+    let mut watch = store.watch("").await.unwrap();
+    store.put("x", b"1").await.unwrap();
+    assert_eq!(watch.next().await, Some(Change::Put { key: "x".into(), value: b"1".to_vec() }));
+    let nameless = StoreConfig { tls_certificate: None, tls_key: None, ..secured.clone() };
+    let foreign = StoreConfig { tls_ca: Some(certificates.another_authority.clone()), ..secured };
+    for (refused, says) in [(nameless, "certificate"), (foreign, "certificate")] {
+        let message = Etcd::connect(&refused, "job").await.err().unwrap().to_string();
+        println!("{message}");
+        assert!(message.to_lowercase().contains(says) && !message.contains('\n'), "{message}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn users_log_in_and_stay_logged_in_over_restarts() {
     let Some(mut cluster) = EtcdCluster::start() else {
         return;

@@ -2,7 +2,7 @@
 //! its file lock keeps a second coordinator out. So whatever this process claims it holds until it lets go of it.
 
 use super::watch::View;
-use super::{Change, Claim, Leases, Store, StoreError, Transaction, Watch, Write};
+use super::{Change, Claim, Entries, Leases, Store, StoreError, Transaction, Watch, Write};
 use crate::election::clock;
 use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use std::collections::HashMap;
@@ -99,7 +99,7 @@ impl File {
         Ok(value.map(|value| value.value().to_vec()))
     }
 
-    fn list(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+    fn list(&self, prefix: &str) -> Result<Entries, StoreError> {
         let read = self.database.begin_read().map_err(|e| self.broken(e))?;
         let Some(table) = self.table(&read)? else {
             return Ok(Vec::new());
@@ -159,7 +159,7 @@ impl File {
     }
 
     /// What is there, and a receiver of all that changes after that.
-    fn listen(&self, prefix: &str) -> Result<(Vec<(String, Vec<u8>)>, broadcast::Receiver<Change>), StoreError> {
+    fn listen(&self, prefix: &str) -> Result<(Entries, broadcast::Receiver<Change>), StoreError> {
         let order = self.lock();
         Ok((self.list(prefix)?, order.changes.subscribe()))
     }

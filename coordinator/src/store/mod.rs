@@ -25,6 +25,9 @@ use medley_common::config::{StoreConfig, StoreKind};
 use std::path::Path;
 use std::sync::Arc;
 
+/// Keys with their values.
+type Entries = Vec<(String, Vec<u8>)>;
+
 /// Opens the store of a job: the embedded one at `file`, or the part of an etcd cluster that belongs to `job`.
 ///
 /// # Errors

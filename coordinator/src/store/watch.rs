@@ -4,6 +4,7 @@
 //! a compaction of the store's history or a listener that fell behind, it lists the keys again and tells the
 //! difference. What lies between may be left out; the last state never is.
 
+use super::Entries;
 use std::collections::BTreeMap;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -74,7 +75,7 @@ impl View {
     }
 
     /// Takes note of all that is there now, and returns by what it differs from what was told.
-    pub fn replace(&mut self, present: Vec<(String, Vec<u8>)>) -> Vec<Change> {
+    pub fn replace(&mut self, present: Entries) -> Vec<Change> {
         let present: BTreeMap<_, _> = present.into_iter().collect();
         let gone = self.values.keys().filter(|key| !present.contains_key(*key));
         let gone = gone.map(|key| Change::Deleted { key: key.clone() });
@@ -87,9 +88,9 @@ impl View {
 }
 
 #[cfg(test)]
-impl PartialEq<Vec<(String, Vec<u8>)>> for View {
-    fn eq(&self, present: &Vec<(String, Vec<u8>)>) -> bool {
-        self.values.iter().map(|(key, value)| (key, value)).eq(present.iter().map(|(key, value)| (key, value)))
+impl PartialEq<Entries> for View {
+    fn eq(&self, present: &Entries) -> bool {
+        self.values.iter().eq(present.iter().map(|(key, value)| (key, value)))
     }
 }
 

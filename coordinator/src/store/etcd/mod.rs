@@ -9,7 +9,7 @@ mod follow;
 mod lease;
 mod write;
 
-use super::{Store, StoreError, Transaction, Watch};
+use super::{Entries, Store, StoreError, Transaction, Watch};
 use attempts::Failure;
 use etcd_client::{Client, GetOptions};
 use medley_common::config::StoreConfig;
@@ -65,7 +65,7 @@ impl Etcd {
     }
 
     /// Everything below a prefix, and the revision of the cluster at which it was so.
-    async fn snapshot(&self, prefix: &str) -> Result<(i64, Vec<(String, Vec<u8>)>), StoreError> {
+    async fn snapshot(&self, prefix: &str) -> Result<(i64, Entries), StoreError> {
         let full = self.full(prefix);
         let answer = self.ask(self.inner.retry, |client| {
             let (mut kv, full) = (client.kv_client(), full.clone());

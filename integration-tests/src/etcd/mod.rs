@@ -1,6 +1,10 @@
 //! A real etcd cluster of three members on loopback, whose members can be killed, stopped and started again.
 
+mod certificates;
+
 use crate::text;
+pub use certificates::Certificates;
+use medley_common::environment::REQUIRE_ETCD;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
 use std::io::Write;
@@ -17,9 +21,6 @@ pub const MEMBERS: usize = 3;
 /// A cluster must answer so soon after its start.
 const STARTING: Duration = Duration::from_secs(60);
 
-/// Set: that etcd cannot be had is an error and no reason to skip a test.
-const REQUIRE: &str = "MEDLEY_REQUIRE_ETCD";
-
 /// One cluster at a time: they would take the processor from one another, and the tests measure times.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -31,6 +32,7 @@ pub struct EtcdCluster {
     /// What the watchdog reads: the processes that must not outlive us.
     leash: Option<ChildStdin>,
     directory: tempfile::TempDir,
+    certificates: Option<Certificates>,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -47,22 +49,37 @@ impl EtcdCluster {
     /// # Panics
     /// Where the cluster does not come up; where etcd is required and cannot be had.
     pub fn start() -> Option<Self> {
+        Self::start_with(false)
+    }
+
+    /// Like [`EtcdCluster::start`], with members that speak TLS and ask for certificates of the same authority.
+    ///
+    /// # Panics
+    /// As [`EtcdCluster::start`].
+    pub fn start_secured() -> Option<Self> {
+        Self::start_with(true)
+    }
+
+    fn start_with(is_secured: bool) -> Option<Self> {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/etcd");
         let found = Command::new(&script).stdin(Stdio::null()).output().expect("scripts/etcd can be started");
         if !found.status.success() {
             let reason = text(&found.stderr);
-            assert!(std::env::var_os(REQUIRE).is_none(), "{REQUIRE} is set, and there is no etcd: {reason}");
+            assert!(std::env::var_os(REQUIRE_ETCD).is_none(), "{REQUIRE_ETCD} is set, and there is no etcd: {reason}");
             println!("skipped, for there is no etcd: {reason}");
             return None;
         }
         let (watchdog, leash) = watchdog();
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let certificates = is_secured.then(|| Certificates::make(directory.path()));
         let mut cluster = Self {
             programs: text(&found.stdout).trim().into(),
             members: Vec::new(),
             watchdog,
             leash: Some(leash),
-            directory: tempfile::tempdir().expect("a temporary directory"),
+            directory,
+            certificates,
             _turn: turn,
         };
         // Somebody may take a port between our look at it and etcd's.
@@ -81,7 +98,17 @@ impl EtcdCluster {
 
     /// The members' URLs.
     pub fn endpoints(&self) -> Vec<String> {
-        self.members.iter().map(|member| format!("http://127.0.0.1:{}", member.client)).collect()
+        self.members.iter().map(|member| self.client_url(member.client)).collect()
+    }
+
+    /// The certificates of a secured cluster.
+    pub fn certificates(&self) -> Option<&Certificates> {
+        self.certificates.as_ref()
+    }
+
+    fn client_url(&self, port: u16) -> String {
+        let scheme = if self.certificates.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{port}")
     }
 
     /// Ends a member by SIGKILL.
@@ -95,9 +122,9 @@ impl EtcdCluster {
 
     /// Starts a member that was killed; does not wait for it.
     pub fn launch(&mut self, member: usize) {
-        let urls = |port: u16| format!("http://127.0.0.1:{port}");
+        let peer_url = |port: u16| format!("http://127.0.0.1:{port}");
         let cluster: Vec<String> =
-            self.members.iter().enumerate().map(|(at, member)| format!("m{at}={}", urls(member.peer))).collect();
+            self.members.iter().enumerate().map(|(at, member)| format!("m{at}={}", peer_url(member.peer))).collect();
         let home = self.directory.path();
         let log = File::options().create(true).append(true).open(home.join(format!("m{member}.log")));
         let log = log.expect("the cluster's directory is writable");
@@ -106,12 +133,17 @@ impl EtcdCluster {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCD")) {
             command.env_remove(name);
         }
+        if let Some(certificates) = &self.certificates {
+            command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(&certificates.authority);
+            command.arg("--cert-file").arg(&certificates.certificate).arg("--key-file").arg(&certificates.key);
+        }
+        let (client, peer) = (self.client_url(client), peer_url(peer));
         let process = command
             .args(["--name", &format!("m{member}")])
             .arg("--data-dir")
             .arg(home.join(format!("m{member}")))
-            .args(["--listen-client-urls", &urls(client), "--advertise-client-urls", &urls(client)])
-            .args(["--listen-peer-urls", &urls(peer), "--initial-advertise-peer-urls", &urls(peer)])
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &cluster.join(","), "--initial-cluster-state", "new"])
             .args(["--logger", "zap", "--log-level", "warn"])
             .stdin(Stdio::null())
@@ -177,7 +209,12 @@ impl EtcdCluster {
     }
 
     fn ctl_at(&self, endpoints: &str, arguments: &[&str]) -> Output {
-        Command::new(self.programs.join("etcdctl"))
+        let mut command = Command::new(self.programs.join("etcdctl"));
+        if let Some(certificates) = &self.certificates {
+            command.arg("--cacert").arg(&certificates.authority);
+            command.arg("--cert").arg(&certificates.certificate).arg("--key").arg(&certificates.key);
+        }
+        command
             .env("ETCDCTL_API", "3")
             .args(["--endpoints", endpoints, "--dial-timeout=2s", "--command-timeout=5s"])
             .args(arguments)
