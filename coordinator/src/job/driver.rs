@@ -73,14 +73,14 @@ impl Driver {
                 Some(reason) = stops.recv() => Event::StopRequested { reason },
                 _ = ticks.tick() => Event::Tick,
             };
-            if let Some(outcome) = self.apply(start, event) {
+            if let Some(outcome) = self.apply(start, event).await {
                 break outcome;
             }
         };
         let must_hurry = self.cluster.is_hurried() || outcome.exit_code == exit::FAILURE;
         self.end_workers(must_hurry).await;
         self.record.status = outcome.outcome.clone();
-        if let Err(error) = self.record.save(self.store.as_ref()) {
+        if let Err(error) = self.record.save(self.store.as_ref()).await {
             outcome = complain(outcome, &error.to_string());
         }
         drop(self.address);
@@ -98,13 +98,13 @@ impl Driver {
     }
 
     /// Tells the cluster, and does what it asks for, until it asks for nothing more.
-    fn apply(&mut self, start: Instant, event: Event) -> Option<Outcome> {
+    async fn apply(&mut self, start: Instant, event: Event) -> Option<Outcome> {
         let heard = heartbeat_of(&event);
         let mut events = VecDeque::from([event]);
         let mut outcome = None;
         while let Some(event) = events.pop_front() {
             for action in self.cluster.apply(start.elapsed(), event) {
-                match self.perform(action) {
+                match self.perform(action).await {
                     Performed::Done => {}
                     Performed::Caused(event) => events.push_back(event),
                     Performed::Finished(finished) => outcome = Some(finished),
@@ -128,7 +128,7 @@ impl Driver {
         }
     }
 
-    fn perform(&mut self, action: Action) -> Performed {
+    async fn perform(&mut self, action: Action) -> Performed {
         match action {
             Action::Abort { slot, generation, reason } => {
                 // One that cannot be told notices by itself, or is lost.
@@ -151,7 +151,7 @@ impl Driver {
             Action::Keep(kept) => {
                 self.record.generation = kept.generation;
                 self.record.kept = Some(kept);
-                if let Err(error) = self.record.save(self.store.as_ref()) {
+                if let Err(error) = self.record.save(self.store.as_ref()).await {
                     return Performed::Caused(Event::Broken { message: error.to_string() });
                 }
             }
@@ -177,7 +177,7 @@ impl Driver {
                 tell(&mut self.observers, &event);
                 if let JobEvent::Checkpoint { step, .. } = event {
                     self.record.checkpoint = Some(step);
-                    if let Err(error) = self.record.save(self.store.as_ref()) {
+                    if let Err(error) = self.record.save(self.store.as_ref()).await {
                         let message = error.to_string();
                         return Performed::Caused(Event::Broken { message });
                     }

@@ -58,9 +58,15 @@ impl JobError {
             | Self::Config(_)
             | Self::Server(_)
             | Self::Checkpoint(_)
-            | Self::Store(StoreError::InUse { .. } | StoreError::BadRecord { .. }) => exit::BAD_INPUT,
+            | Self::Store(
+                StoreError::InUse { .. }
+                | StoreError::BadRecord { .. }
+                | StoreError::Setting { .. }
+                | StoreError::NoAnswer { .. }
+                | StoreError::Refused { .. },
+            ) => exit::BAD_INPUT,
             Self::Launch(error) => error.exit_code(),
-            Self::Store(StoreError::Broken { .. }) | Self::Random(_) | Self::Signals(_) => exit::FAILURE,
+            Self::Store(_) | Self::Random(_) | Self::Signals(_) => exit::FAILURE,
         }
     }
 }

@@ -129,7 +129,7 @@ async fn begin(
     let binary = worker.map_or_else(WorkerBinary::find, Ok)?;
     binary.check_version()?;
     let resumed = if resume {
-        Some(resume::open(&run_directory, &config)?)
+        Some(resume::open(&run_directory, &config).await?)
     } else {
         directory::check_absent(&run_directory)?;
         None
@@ -145,13 +145,13 @@ async fn begin(
         Some(resumed) => resumed.begin(&run_directory, &config)?,
         None => {
             let record = JobRecord::new(random::hex(4).map_err(JobError::Random)?);
-            Beginning::new(directory::create(&run_directory, &config, &record)?, record)
+            Beginning::new(directory::create(&run_directory, &config, &record).await?, record)
         }
     };
     let Beginning { store, mut record, checkpoint, trained, warnings } = beginning;
     let generation = record.generation + 1;
     record.status = "running".into();
-    record.save(store.as_ref())?;
+    record.save(store.as_ref()).await?;
 
     let settings = settings(&config, shares, generation, checkpoint);
     let started = JobEvent::JobStarted {

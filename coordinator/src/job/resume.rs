@@ -42,14 +42,14 @@ pub struct Resumed {
 /// # Errors
 /// [`JobError`] with exit code 2 where there is no run, another coordinator has it, or its last checkpoint is
 /// damaged or of another shape.
-pub fn open(run: &Path, config: &RunConfig) -> Result<Resumed, JobError> {
+pub async fn open(run: &Path, config: &RunConfig) -> Result<Resumed, JobError> {
     let kept = run.join(run_directory::CONFIG);
     if !kept.is_file() {
         return Err(JobError::NoRun(run.to_owned()));
     }
     let trained = config::load(&kept, &[])?;
     let store: SharedStore = Arc::new(Embedded::open(&run.join(run_directory::STORE))?);
-    let record = match JobRecord::load(store.as_ref())? {
+    let record = match JobRecord::load(store.as_ref()).await? {
         Some(record) => record,
         None => JobRecord::new(random::hex(4).map_err(JobError::Random)?),
     };

@@ -32,21 +32,20 @@ impl JobRecord {
     ///
     /// # Errors
     /// Those of the store; [`StoreError::BadRecord`] where what it keeps is no record.
-    pub fn load(store: &dyn Store) -> Result<Option<Self>, StoreError> {
+    pub async fn load(store: &dyn Store) -> Result<Option<Self>, StoreError> {
         let read = |bytes: Vec<u8>| {
-            serde_json::from_slice(&bytes)
-                .map_err(|source| StoreError::BadRecord { path: store.place().to_owned(), source })
+            serde_json::from_slice(&bytes).map_err(|source| StoreError::BadRecord { place: store.place(), source })
         };
-        store.get(KEY)?.map(read).transpose()
+        store.get(KEY).await?.map(read).transpose()
     }
 
     /// Puts the record into a store.
     ///
     /// # Errors
     /// Those of the store.
-    pub fn save(&self, store: &dyn Store) -> Result<(), StoreError> {
+    pub async fn save(&self, store: &dyn Store) -> Result<(), StoreError> {
         let bytes = serde_json::to_vec(self).expect("a record has string keys only");
-        store.put(KEY, &bytes)
+        store.put(KEY, &bytes).await
     }
 }
 
@@ -57,13 +56,13 @@ mod tests {
     use super::super::Embedded;
     use super::*;
 
-    #[test]
-    fn a_record_that_cannot_be_read_is_one_line_with_the_file_and_the_remedy() {
+    #[tokio::test]
+    async fn a_record_that_cannot_be_read_is_one_line_with_the_file_and_the_remedy() {
         let directory = tempfile::tempdir().unwrap();
         let store = Embedded::open(&directory.path().join("coordinator.redb")).unwrap();
-        assert_eq!(JobRecord::load(&store).unwrap(), None);
-        store.put(KEY, b"{\"id\":\"j\",").unwrap();
-        let message = JobRecord::load(&store).unwrap_err().to_string();
+        assert_eq!(JobRecord::load(&store).await.unwrap(), None);
+        store.put(KEY, b"{\"id\":\"j\",").await.unwrap();
+        let message = JobRecord::load(&store).await.unwrap_err().to_string();
         assert!(message.contains("coordinator.redb") && message.contains("move it away"), "{message}");
         assert!(!message.contains('\n'), "{message}");
     }
