@@ -18,10 +18,11 @@ pub struct Address {
     pub token: String,
 }
 
-/// The file of an address. Dropping it removes the file.
+/// The file of an address. Dropping it removes the file, unless another coordinator has put its own there.
 #[derive(Debug)]
 pub struct Published {
     path: PathBuf,
+    text: Vec<u8>,
 }
 
 impl Address {
@@ -42,20 +43,23 @@ impl Address {
     /// # Errors
     /// Those of the file system.
     pub fn publish(&self, run: &Path) -> io::Result<Published> {
-        let temporary = run.join(format!(".{}", run_directory::COORDINATOR));
+        let temporary = run.join(format!(".{}.{}", run_directory::COORDINATOR, std::process::id()));
         let _ = fs::remove_file(&temporary);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        file.write_all(&serde_json::to_vec(self).expect("an address has string keys only"))?;
+        let text = serde_json::to_vec(self).expect("an address has string keys only");
+        file.write_all(&text)?;
         let path = run.join(run_directory::COORDINATOR);
         fs::rename(&temporary, &path)?;
-        Ok(Published { path })
+        Ok(Published { path, text })
     }
 }
 
 impl Drop for Published {
     fn drop(&mut self) {
         // Nobody is there to be told, and whoever finds a stale address finds nobody at it.
-        let _ = fs::remove_file(&self.path);
+        if fs::read(&self.path).is_ok_and(|text| text == self.text) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -72,7 +76,11 @@ mod tests {
         assert_eq!(Address::read(run.path()).unwrap(), None);
         let address = Address { url: "http://127.0.0.1:9".into(), job: "j".into(), token: "t".into() };
         let published = address.publish(run.path()).unwrap();
-        assert_eq!(Address::read(run.path()).unwrap(), Some(address));
+        let other = Address { url: "http://127.0.0.1:10".into(), ..address.clone() };
+        let published_by_another = other.publish(run.path()).unwrap();
+        drop(published);
+        assert_eq!(Address::read(run.path()).unwrap(), Some(other));
+        let published = published_by_another;
         let mode = fs::metadata(run.path().join(run_directory::COORDINATOR)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         drop(published);

@@ -6,7 +6,7 @@ use super::{Observer, SharedStore};
 use crate::cluster::{Action, Cluster, Commit, Event, Outcome, Report, Slot};
 use crate::launch::Launcher;
 use crate::server::{Asked, Server};
-use crate::store::JobRecord;
+use crate::store::{JobRecord, StoreError};
 use medley_common::events::Event as JobEvent;
 use medley_common::{exit, proto};
 use std::collections::{HashMap, VecDeque};
@@ -80,8 +80,9 @@ impl Driver {
         let must_hurry = self.cluster.is_hurried() || outcome.exit_code == exit::FAILURE;
         self.end_workers(must_hurry).await;
         self.record.status = outcome.outcome.clone();
-        if let Err(error) = self.record.save(self.store.as_ref()).await {
-            outcome = complain(outcome, &error.to_string());
+        self.record.message = outcome.message.clone();
+        if let Err(message) = self.save().await {
+            outcome = complain(outcome, &message);
         }
         drop(self.address);
         self.server.shutdown().await;
@@ -151,13 +152,15 @@ impl Driver {
             Action::Keep(kept) => {
                 self.record.generation = kept.generation;
                 self.record.kept = Some(kept);
-                if let Err(error) = self.record.save(self.store.as_ref()).await {
-                    return Performed::Caused(Event::Broken { message: error.to_string() });
+                if let Err(message) = self.save().await {
+                    return Performed::Caused(Event::Broken { message });
                 }
             }
             Action::Assign { slot, assignment } => {
                 // One that does not take it loses its session by that, and is waited for no longer than a silent one.
-                self.server.assign(slot, &assignment, &self.job_part);
+                let secret = self.record.secret_of(assignment.generation);
+                let job_part = proto::Assignment { secret, ..self.job_part.clone() };
+                self.server.assign(slot, &assignment, &job_part);
             }
             Action::SendStop { slot, generation, reason } => {
                 self.server.stop(slot, generation, &reason);
@@ -177,8 +180,7 @@ impl Driver {
                 tell(&mut self.observers, &event);
                 if let JobEvent::Checkpoint { step, .. } = event {
                     self.record.checkpoint = Some(step);
-                    if let Err(error) = self.record.save(self.store.as_ref()).await {
-                        let message = error.to_string();
+                    if let Err(message) = self.save().await {
                         return Performed::Caused(Event::Broken { message });
                     }
                 }
@@ -196,6 +198,20 @@ impl Driver {
             Action::Finish(outcome) => return Performed::Finished(outcome),
         }
         Performed::Done
+    }
+
+    /// Keeps the record. A store that does not answer is waited for: nothing may be done that a coordinator which takes
+    /// over would not know of.
+    async fn save(&self) -> Result<(), String> {
+        loop {
+            match self.record.save(self.store.as_ref()).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_passing() => tracing::warn!("the job waits for its store: {error}"),
+                // Whoever runs a leader's job ends it when the lead is lost.
+                Err(StoreError::Deposed { .. }) => std::future::pending().await,
+                Err(error) => return Err(error.to_string()),
+            }
+        }
     }
 
     async fn end_workers(&mut self, must_hurry: bool) {

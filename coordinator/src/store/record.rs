@@ -2,6 +2,8 @@
 
 use super::{Store, StoreError};
 use crate::cluster::Kept;
+use crate::random;
+use medley_common::hash;
 use serde::{Deserialize, Serialize};
 
 const KEY: &str = "job";
@@ -17,6 +19,15 @@ pub struct JobRecord {
     pub checkpoint: Option<u64>,
     /// `created`, `running`, or the outcome.
     pub status: String,
+    /// The outcome in one line, once there is one.
+    #[serde(default)]
+    pub message: String,
+    /// What a worker that joins must know, and whoever asks something of the job.
+    #[serde(default)]
+    pub token: String,
+    /// From which the secret of each generation is made, hexadecimal.
+    #[serde(default)]
+    secret: String,
     /// The cluster's own part: the last generation, and T.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Kept>,
@@ -25,7 +36,30 @@ pub struct JobRecord {
 impl JobRecord {
     /// The record of a job that has not begun.
     pub fn new(id: String) -> Self {
-        Self { id, generation: 0, checkpoint: None, status: "created".into(), kept: None }
+        Self {
+            id,
+            generation: 0,
+            checkpoint: None,
+            status: "created".into(),
+            message: String::new(),
+            token: String::new(),
+            secret: String::new(),
+            kept: None,
+        }
+    }
+
+    /// Draws a new token and a new secret.
+    ///
+    /// # Errors
+    /// Where the system gives no random bytes.
+    pub fn renew_secrets(&mut self) -> std::io::Result<()> {
+        (self.token, self.secret) = (random::hex(32)?, random::hex(32)?);
+        Ok(())
+    }
+
+    /// What only the members of a generation know. It says nothing of that of another generation.
+    pub fn secret_of(&self, generation: u64) -> Vec<u8> {
+        hash::sha256(format!("{}/{}/{generation}", self.secret, self.id).as_bytes()).into_bytes()
     }
 
     /// The record in a store; `None` where there is none.

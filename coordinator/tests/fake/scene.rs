@@ -240,6 +240,7 @@ pub fn name(event: &Event) -> &'static str {
         Event::WorkerCompleted { .. } => "worker completed",
         Event::WorkerLost { .. } => "lost",
         Event::Recovered { .. } => "recovered",
+        Event::Led { .. } => "led",
         Event::Warning { .. } => "warning",
         Event::Finished { .. } => "finished",
     }
