@@ -21,6 +21,7 @@ demo: setup ## train a single network and a cohort of three on generated data, a
 	@scripts/demo
 
 test: setup ## every test
+	@scripts/etcd >/dev/null || echo "test: without it the tests of several coordinators are skipped"
 	@# The tests of whole jobs start the binaries, which cargo test alone would not build.
 	cargo build --locked --bins
 	cargo test --locked --workspace

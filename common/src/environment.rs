@@ -18,3 +18,6 @@ pub const OPENMP_WAIT_POLICY: &str = "OMP_WAIT_POLICY";
 
 /// Directory of loss fixtures that `cargo test -p medley-worker --test loss_fixtures` checks.
 pub const FIXTURES: &str = "MEDLEY_FIXTURES";
+
+/// Set for the tests: that etcd cannot be installed is an error, and no reason to skip those that need it.
+pub const REQUIRE_ETCD: &str = "MEDLEY_REQUIRE_ETCD";

@@ -134,6 +134,13 @@ pub enum Event {
         /// From the moment that the coordinator noticed to the next committed step.
         seconds: f64,
     },
+    /// A coordinator took the lead of a job that several coordinate.
+    Led {
+        /// Its name.
+        coordinator: String,
+        /// Grows with every change of the lead.
+        term: u64,
+    },
     /// Something that a person should know.
     Warning {
         /// What.

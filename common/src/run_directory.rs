@@ -21,6 +21,9 @@ pub const CANDIDATES: &str = "candidates";
 /// The coordinator's store.
 pub const STORE: &str = "coordinator.redb";
 
+/// Where the coordinator of a running job listens, and the token that it wants to see; readable by its owner alone.
+pub const COORDINATOR: &str = "coordinator.json";
+
 /// `checkpoints/step-N`.
 pub fn checkpoint(run: &Path, step: u64) -> PathBuf {
     run.join(CHECKPOINTS).join(format!("step-{step}"))

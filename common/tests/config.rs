@@ -211,6 +211,25 @@ fn every_fault_of_a_value_names_its_key() {
         (&["cohort.copy_noise=-1.0"], "cohort.copy_noise", "share"),
         (&["cohort.new_peers=copy", "cohort.copy_of=2"], "cohort.copy_of", "from 0 to 1"),
         (&["launch.listen=here"], "launch.listen", "127.0.0.1:0"),
+        (&["store.kind=etcd"], "store.endpoints", "name the members"),
+        (&["store.endpoints=[\"http://a:1\"]"], "store.endpoints", "set it to \"etcd\""),
+        (&["store.kind=etcd", "store.endpoints=[\"http://a:1\", \"a:1\"]"], "store.endpoints", "has \"a:1\""),
+        (&["store.kind=etcd", "store.endpoints=[\"http://a:0\"]"], "store.endpoints", "with a port"),
+        (&["store.kind=etcd", "store.endpoints=[\"http://a b:1\"]"], "store.endpoints", "with a port"),
+        (&["store.kind=etcd", "store.endpoints=[\"http://a:1\",\"https://b:1\"]"], "store.endpoints", "mixes"),
+        (&["store.kind=etcd", "store.endpoints=[\"https://a:1\"]"], "store.tls_ca", "PEM file"),
+        (&["store.tls_ca=ca.pem"], "store.endpoints", "drop store.tls_*"),
+        (
+            &["store.kind=etcd", "store.endpoints=[\"https://a:1\"]", "store.tls_ca=c", "store.tls_certificate=d"],
+            "store.tls_key",
+            "both or neither",
+        ),
+        (&["store.user=medley"], "store.password_env", "both or neither"),
+        (&["store.lease_ms=1000"], "store.lease_ms", "2000 to 600000"),
+        (&["store.lease_ms=2500"], "store.lease_ms", "whole seconds"),
+        (&["store.request_ms=1501"], "store.request_ms", "half of store.lease_ms (1500)"),
+        (&["store.request_ms=49"], "store.request_ms", "50 to half"),
+        (&["store.retry_ms=999"], "store.retry_ms", "store.request_ms (1000)"),
     ];
     for (overrides, key, says) in faults {
         let message = fault(MINIMAL, overrides);
@@ -239,6 +258,24 @@ fn what_show_prints_reads_back_as_the_same_configuration() {
 }
 
 #[test]
+fn where_the_coordinator_keeps_its_state_is_no_part_of_a_runs_identity() {
+    let here = parse(MINIMAL, &[]).unwrap();
+    let there = [
+        "store.kind=etcd",
+        "store.endpoints=[\"https://etcd-0:2379\",\"https://[::1]:2379\"]",
+        "store.tls_ca=ca.pem",
+        "store.user=u",
+        "store.password_env=P",
+        "store.lease_ms=5000",
+    ];
+    let there = parse(MINIMAL, &there).unwrap();
+    assert_ne!(here, there);
+    assert_eq!(config::identity(&here), config::identity(&there));
+    assert_eq!(parse(&config::to_toml(&there), &[]).unwrap(), there, "what is shown reads back");
+    assert_ne!(config::identity(&here), config::identity(&parse(MINIMAL, &["seed=2"]).unwrap()));
+}
+
+#[test]
 fn the_schema_lists_every_key() {
     let mut full = RunConfig::default();
     full.data.separator = Some(";".into());
@@ -246,6 +283,11 @@ fn the_schema_lists_every_key() {
     full.data.rating_column = Some("r".into());
     full.data.min_rating = Some(1.0);
     full.output.directory = Some("out".into());
+    full.store.user = Some("u".into());
+    full.store.password_env = Some("P".into());
+    full.store.tls_ca = Some("ca".into());
+    full.store.tls_certificate = Some("c".into());
+    full.store.tls_key = Some("k".into());
     let shown: toml::Table = config::to_toml(&full).parse().unwrap();
     let schema = config::schema();
     let mut keys = 0;

@@ -1,13 +1,15 @@
 //! The coordinator of a job, and the `medley` command.
 //!
 //! [`cluster`] decides; it is a pure state machine. Around it: [`job`] drives it, [`server`] speaks with the workers,
-//! [`launch`] starts and ends them, [`checkpoint`] commits what they wrote, [`store`] keeps what must survive, [`output`]
+//! [`launch`] starts and ends them, [`checkpoint`] commits what they wrote, [`store`] keeps what must survive, [`election`]
+//! says which of several coordinators leads, [`output`]
 //! writes and shows what happens, [`cli`] is what people type.
 
 pub mod chaos;
 pub mod checkpoint;
 pub mod cli;
 pub mod cluster;
+pub mod election;
 pub mod job;
 pub mod launch;
 pub mod output;

@@ -155,7 +155,7 @@ async fn a_worker_that_closes_its_session_is_lost() {
     let scene = Scene::new("hang-up");
     let outcome = scene.run(false).await.unwrap();
     assert_eq!(outcome.exit_code, exit::FAILURE);
-    assert!(outcome.message.contains("worker 1 lost its session"), "{}", outcome.message);
+    assert!(outcome.message.contains("worker 1 said nothing for 1000 ms"), "{}", outcome.message);
 }
 
 #[tokio::test]

@@ -4,6 +4,8 @@
 
 #![allow(clippy::expect_used)]
 
+pub mod etcd;
+
 use medley_common::events::{Event, EventLine};
 use medley_common::run_directory;
 use medley_common::summary::Summary;

@@ -173,6 +173,7 @@ pub fn identity(config: &RunConfig) -> String {
     essence.output = defaults.output;
     essence.launch = defaults.launch;
     essence.recovery = defaults.recovery;
+    essence.store = defaults.store;
     crate::hash::sha256(to_toml(&essence).as_bytes())
 }
 

@@ -1,6 +1,6 @@
 //! What cannot work is refused before anything is started or written.
 
-use super::{ExchangeMode, NewPeers, Precision, RunConfig};
+use super::{ExchangeMode, NewPeers, Precision, RunConfig, StoreConfig, StoreKind};
 use crate::method::{METRICS, MethodName};
 
 /// A value that cannot work.
@@ -22,7 +22,8 @@ pub fn check(config: &RunConfig) -> Result<(), Fault> {
     train(config)?;
     precision(config)?;
     rest(config)?;
-    ladder(config)
+    ladder(config)?;
+    store(&config.store)
 }
 
 fn require(holds: bool, key: &'static str, message: impl FnOnce() -> String) -> Result<(), Fault> {
@@ -278,5 +279,65 @@ fn ladder(config: &RunConfig) -> Result<(), Fault> {
     })?;
     require(recovery.replace_ms <= launch.join_ms, "recovery.replace_ms", || {
         format!("is {}; use at most launch.join_ms ({})", recovery.replace_ms, launch.join_ms)
+    })
+}
+
+fn store(store: &StoreConfig) -> Result<(), Fault> {
+    let is_etcd = store.kind == StoreKind::Etcd;
+    let endpoints = &store.endpoints;
+    require(!is_etcd || !endpoints.is_empty(), "store.endpoints", || {
+        "is empty, but store.kind = \"etcd\"; name the members, for example [\"http://10.0.0.1:2379\"]".into()
+    })?;
+    require(is_etcd || endpoints.is_empty(), "store.endpoints", || {
+        "names etcd members, but store.kind is \"embedded\"; set it to \"etcd\"".into()
+    })?;
+    let unusable = endpoints.iter().find(|endpoint| !is_endpoint(endpoint));
+    require(unusable.is_none(), "store.endpoints", || {
+        let endpoint = unusable.map_or("", String::as_str);
+        format!("has \"{endpoint}\"; use URLs with a port such as http://10.0.0.1:2379 or https://etcd-0:2379")
+    })?;
+    let is_https = |endpoint: &String| endpoint.starts_with("https://");
+    let secured = endpoints.iter().filter(|endpoint| is_https(endpoint)).count();
+    require(secured == 0 || secured == endpoints.len(), "store.endpoints", || {
+        "mixes http and https; use one of them for all members".into()
+    })?;
+    require(secured == 0 || store.tls_ca.is_some(), "store.tls_ca", || {
+        "is not set, but store.endpoints are https; name the PEM file of the authority that signed their certificates"
+            .into()
+    })?;
+    let uses_tls = store.tls_ca.is_some() || store.tls_certificate.is_some() || store.tls_key.is_some();
+    require(secured > 0 || !uses_tls, "store.endpoints", || {
+        "are not https, but store.tls_* is set; use https:// or drop store.tls_*".into()
+    })?;
+    require(store.tls_key.is_some() == store.tls_certificate.is_some(), "store.tls_key", || {
+        "and store.tls_certificate belong together; set both or neither".into()
+    })?;
+    require(store.password_env.is_some() == store.user.is_some(), "store.password_env", || {
+        "and store.user belong together; set both or neither".into()
+    })?;
+    require(
+        (2000..=600_000).contains(&store.lease_ms) && store.lease_ms.is_multiple_of(1000),
+        "store.lease_ms",
+        || format!("is {}; use 2000 to 600000, in whole seconds, as etcd counts leases in them", store.lease_ms),
+    )?;
+    require((50..=store.lease_ms / 2).contains(&store.request_ms), "store.request_ms", || {
+        format!(
+            "is {}; use 50 to half of store.lease_ms ({}), so that a renewal can be tried twice",
+            store.request_ms,
+            store.lease_ms / 2
+        )
+    })?;
+    require((store.request_ms..=3_600_000).contains(&store.retry_ms), "store.retry_ms", || {
+        format!("is {}; use at least store.request_ms ({})", store.retry_ms, store.request_ms)
+    })
+}
+
+/// Whether a text is `http://HOST:PORT` or `https://HOST:PORT`.
+fn is_endpoint(text: &str) -> bool {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let host_and_port = rest.and_then(|rest| rest.rsplit_once(':'));
+    host_and_port.is_some_and(|(host, port)| {
+        let is_host = host.chars().all(|c| c.is_ascii_alphanumeric() || "-._[]:".contains(c));
+        !host.is_empty() && is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
     })
 }

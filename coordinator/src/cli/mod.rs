@@ -1,6 +1,6 @@
 //! The `medley` command.
 //!
-//! [`run`] trains a cohort; [`config`] checks and shows configurations; [`report`] compares runs; [`pass_on`] hands
+//! [`run`] trains a cohort and [`scale`] changes it meanwhile; [`config`] checks and shows configurations; [`report`] compares runs; [`pass_on`] hands
 //! `data` and `evaluate` to `medley-worker`, which has the networks and the data readers; [`logging`] says where
 //! logs go. Results go to standard output, all else to standard error; an error is one line and an exit code of
 //! [`medley_common::exit`].
@@ -10,6 +10,7 @@ mod logging;
 mod pass_on;
 mod report;
 mod run;
+mod scale;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use medley_common::exit;
@@ -31,6 +32,7 @@ Examples:
   medley run configs/quickstart.toml --set data.path=toys.txt
                                                             Train a cohort
   medley run --resume runs/quickstart                       Go on after an interruption
+  medley scale runs/quickstart --peers 4                    Change the cohort while it trains
   medley report runs/                                       Compare runs
 
 Every command explains itself: medley run --help
@@ -41,6 +43,7 @@ Exit codes: 0 all went well; 1 the job failed; 2 the input is at fault and nothi
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Box<run::RunArgs>),
+    Scale(scale::ScaleArgs),
     #[command(subcommand)]
     Config(config::ConfigCommand),
     /// Look at, convert and generate interaction data
@@ -85,6 +88,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     };
     let result = match cli.command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Scale(arguments) => scale::run(&arguments),
         Command::Config(command) => config::run(command),
         Command::Data(arguments) => pass_on::run("data", &arguments),
         Command::Evaluate(arguments) => pass_on::run("evaluate", &arguments),

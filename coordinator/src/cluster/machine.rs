@@ -2,7 +2,7 @@
 
 use super::cohort::{CohortPlan, NewPeer};
 use super::losses::{Evidence, Loss};
-use super::messages::{Action, Event, Kept, Outcome, SessionNumber, Settings, Slot, Suspended};
+use super::messages::{Action, Event, Kept, KeptReady, Outcome, SessionNumber, Settings, Slot, Suspended};
 use super::origins::Start;
 use super::recoveries::Recoveries;
 use super::reform::Reform;
@@ -195,6 +195,39 @@ impl Cluster {
         }
     }
 
+    /// A job that another coordinator led until now. Its workers train on and are expected to return within `grace`; who
+    /// does not counts as lost. Times are since this moment.
+    pub fn adopt(settings: Settings, kept: &Kept, grace: Duration) -> Self {
+        let mut cluster = Self::new(settings);
+        cluster.generation = kept.generation;
+        cluster.cohort = kept.cohort.clone();
+        cluster.wanted_workers = kept.workers;
+        cluster.parked = kept.parked.clone();
+        cluster.ready = kept.ready.as_ref().map(KeptReady::ready);
+        cluster.seats =
+            kept.members.iter().map(|member| Seat { slot: member.slot, peers: member.peers.clone() }).collect();
+        let slots: BTreeSet<Slot> = cluster.seats.iter().map(|seat| seat.slot).collect();
+        cluster.steps.begin(slots.clone(), BTreeSet::new(), kept.step);
+        cluster.shards.begin(slots, cluster.active().len() as u32);
+        for member in &kept.members {
+            let worker = Worker {
+                session: 0,
+                process_id: 0,
+                address: member.address.clone(),
+                host: String::new(),
+                has_session: false,
+                last_heard: grace,
+                role: Role::Member(Membership { rank: member.rank, ready: None, completed: None }),
+            };
+            cluster.workers.insert(member.slot, worker);
+        }
+        if !cluster.seats.is_empty() {
+            let meet_until = Some(cluster.settings.join + grace).filter(|_| cluster.ready.is_none());
+            cluster.state = State::Running { meet_until, pausing: false };
+        }
+        cluster
+    }
+
     /// Where the job stands.
     pub fn state(&self) -> &State {
         &self.state
@@ -233,6 +266,7 @@ impl Cluster {
             cohort: self.cohort.clone(),
             workers: self.wanted_workers,
             parked: self.parked.clone(),
+            ready: self.ready.as_ref().map(KeptReady::of),
         }
     }
 
@@ -282,18 +316,7 @@ impl Cluster {
                 let message = format!("the checkpoint of step {step} was not committed: {message}");
                 self.fail(message, exit::FAILURE, actions);
             }
-            Event::ScaleRequested(scale) => {
-                self.cohort.change(self.steps.committed(), scale.peers);
-                let workers = scale.workers.unwrap_or(self.wanted_workers).max(1);
-                for slot in self.wanted_workers..workers {
-                    if !self.workers.contains_key(&slot) {
-                        self.recoveries.restart(slot, self.now);
-                    }
-                }
-                self.wanted_workers = workers;
-                self.cohort.new_peers = scale.new_peers.unwrap_or(self.cohort.new_peers);
-                actions.push(Action::Keep(self.kept()));
-            }
+            Event::ScaleRequested(scale) => self.scale_requested(scale, actions),
             Event::StopRequested { reason } => self.stop_requested(reason, actions),
             Event::Broken { message } => self.fail(message, exit::FAILURE, actions),
             Event::Tick => {}

@@ -1,10 +1,22 @@
 //! Who belongs to the job: workers that join, come back, and are lost.
 
 use super::losses::Loss;
-use super::machine::{Cluster, Membership, Role, State, Worker};
+use super::machine::{Cluster, Role, State, Worker};
 use super::messages::{Action, Joined, Slot, worker_name};
 use medley_common::events::Event as JobEvent;
 use medley_common::exit;
+
+impl Worker {
+    /// Whether it is this process.
+    fn is(&self, process_id: u32, host: &str) -> bool {
+        self.process_id == process_id && self.host == host
+    }
+
+    /// Whether it is the one that trained on under another coordinator.
+    fn is_awaited(&self, its_generation: u64, generation: u64) -> bool {
+        self.process_id == 0 && its_generation == generation
+    }
+}
 
 impl Cluster {
     pub(super) fn joined(&mut self, joined: Joined, actions: &mut Vec<Action>) {
@@ -13,11 +25,11 @@ impl Cluster {
             return;
         }
         if let Some(worker) = self.workers.get_mut(&slot)
-            && worker.process_id == process_id
-            && worker.host == host
+            && (worker.is(process_id, &host) || worker.is_awaited(generation, self.generation))
         {
             // It has lost its session, or its coordinator, and goes on.
             (worker.session, worker.has_session, worker.last_heard) = (session, true, self.awake);
+            (worker.process_id, worker.host, worker.address) = (process_id, host, address);
             self.evidence.clear(slot);
             return;
         }
@@ -30,29 +42,17 @@ impl Cluster {
                 return;
             }
         }
-        if generation != 0 && !self.is_expected(slot, generation) {
+        if generation != 0 {
             let reason = format!("it belongs to generation {generation}, which went on without it");
             actions.push(Action::Dismiss { slot, reason });
             return;
         }
-        let role = match self.seat_of(slot).filter(|_| generation != 0) {
-            Some(rank) => Role::Member(Membership { rank, ready: None, completed: None }),
-            None => Role::Idle,
-        };
-        let worker = Worker { session, process_id, address, host, has_session: true, last_heard: self.awake, role };
+        let (has_session, last_heard, role) = (true, self.awake, Role::Idle);
+        let worker = Worker { session, process_id, address, host, has_session, last_heard, role };
         self.workers.insert(slot, worker);
         self.recoveries.filled(slot);
         self.evidence.clear(slot);
         actions.push(Action::Record(JobEvent::WorkerJoined { worker: worker_name(slot), slot, process_id, device }));
-    }
-
-    /// Whether a worker of the present generation, unknown to this coordinator, is one that it waits for.
-    fn is_expected(&self, slot: Slot, generation: u64) -> bool {
-        generation == self.generation && self.seat_of(slot).is_some() && matches!(self.state, State::Running { .. })
-    }
-
-    pub(super) fn seat_of(&self, slot: Slot) -> Option<u32> {
-        self.seats.iter().position(|seat| seat.slot == slot).map(|rank| rank as u32)
     }
 
     /// Deals with a loss: the job ends, or the generation does and a replacement is sought.

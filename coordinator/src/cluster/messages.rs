@@ -350,6 +350,34 @@ pub struct Kept {
     pub workers: u32,
     /// Peers that left, and the checkpoint that holds them.
     pub parked: BTreeMap<u32, String>,
+    /// What the workers agreed on when they met; absent until they have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<KeptReady>,
+}
+
+/// What is kept of [`proto::Ready`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct KeptReady {
+    /// Hash of the interaction data.
+    pub data_hash: String,
+    /// Steps to train.
+    pub total_steps: u64,
+    /// Rows that every batch has at least.
+    pub fewest_rows: u64,
+}
+
+impl KeptReady {
+    /// What is kept of a report.
+    pub fn of(ready: &proto::Ready) -> Self {
+        let proto::Ready { data_hash, total_steps, fewest_rows, .. } = ready;
+        Self { data_hash: data_hash.clone(), total_steps: *total_steps, fewest_rows: *fewest_rows }
+    }
+
+    /// As much of the report as was kept.
+    pub fn ready(&self) -> proto::Ready {
+        let Self { data_hash, total_steps, fewest_rows } = self.clone();
+        proto::Ready { data_hash, total_steps, fewest_rows, ..proto::Ready::default() }
+    }
 }
 
 /// A checkpoint whose files are all written.

@@ -6,7 +6,7 @@
 //! 3. `membership`: workers that join, come back and are lost; `losses`: which of several signs is the cause;
 //!    `recoveries`: losses in a row, and when there are enough of them.
 //! 4. `reform`: from one generation to the next; `origins`: where training stands then, and where each state comes from;
-//!    `seats` and [`placement()`]: who hosts which peers; `cohort`: T over time.
+//!    `seats` and [`placement()`]: who hosts which peers; `cohort` and `scaling`: T over time.
 //! 5. `reports`: what a worker's reports change; `ending`: how a job ends.
 //! 6. `steps` and `shards`: what all workers must have reported before a step or a checkpoint counts.
 //!
@@ -25,6 +25,7 @@ mod placement;
 mod recoveries;
 mod reform;
 mod reports;
+mod scaling;
 mod seats;
 mod shards;
 mod steps;
@@ -35,8 +36,8 @@ mod tables;
 pub use cohort::{CohortPlan, NewPeer};
 pub use machine::{Cluster, State, Stop};
 pub use messages::{
-    Action, Assignment, Commit, Event, Joined, Kept, Member, Outcome, Recovery, Report, Resume, Scale, SessionNumber,
-    Settings, Slot, Suspended, worker_log, worker_name,
+    Action, Assignment, Commit, Event, Joined, Kept, KeptReady, Member, Outcome, Recovery, Report, Resume, Scale,
+    SessionNumber, Settings, Slot, Suspended, worker_log, worker_name,
 };
 pub use origins::{Origin, Start};
 pub use placement::placement;

@@ -109,6 +109,7 @@ impl Cluster {
             private_parameters: ready.private_parameters,
         }));
         self.ready = Some(ready);
+        actions.push(Action::Keep(self.kept()));
     }
 
     fn stepped(&mut self, slot: Slot, records: &[proto::StepRecord], actions: &mut Vec<Action>) {

@@ -37,10 +37,10 @@ pub fn withdraw(run: &Path) {
 ///
 /// # Errors
 /// [`JobError::Unwritable`], [`JobError::Exists`], [`JobError::Store`]; what was made is removed.
-pub fn create(run: &Path, config: &RunConfig, record: &JobRecord) -> Result<SharedStore, JobError> {
+pub async fn create(run: &Path, config: &RunConfig, record: &JobRecord) -> Result<SharedStore, JobError> {
     remove_leftovers(run);
     let temporary = run.with_file_name(format!("{}{}", temporary_prefix(run)?, std::process::id()));
-    let created = fill(&temporary, config, record).and_then(|()| {
+    let created = fill(&temporary, config, record).await.and_then(|()| {
         check_absent(run)?;
         fs::rename(&temporary, run).map_err(unwritable(run))?;
         let parent = run.parent().unwrap_or(run);
@@ -88,7 +88,7 @@ fn is_another_alive(process: i32) -> bool {
     !matches!(test_kill_process(id), Err(Errno::SRCH))
 }
 
-fn fill(directory: &Path, config: &RunConfig, record: &JobRecord) -> Result<(), JobError> {
+async fn fill(directory: &Path, config: &RunConfig, record: &JobRecord) -> Result<(), JobError> {
     let parent = directory.parent().unwrap_or(directory);
     fs::create_dir_all(parent).map_err(unwritable(parent))?;
     let make = || {
@@ -98,7 +98,7 @@ fn fill(directory: &Path, config: &RunConfig, record: &JobRecord) -> Result<(), 
         write_config(directory, config)
     };
     make().map_err(unwritable(directory))?;
-    record.save(&Embedded::open(&directory.join(run_directory::STORE))?)?;
+    record.save(&Embedded::open(&directory.join(run_directory::STORE))?).await?;
     sync_directory(directory).map_err(unwritable(directory))
 }
 
@@ -122,23 +122,23 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_new_directory_is_whole_and_a_used_one_is_refused() {
+    #[tokio::test]
+    async fn a_new_directory_is_whole_and_a_used_one_is_refused() {
         let outside = tempfile::tempdir().unwrap();
         let run = outside.path().join("runs/first");
         let record = JobRecord::new("j".into());
-        let store = create(&run, &RunConfig::default(), &record).unwrap();
-        assert_eq!(JobRecord::load(store.as_ref()).unwrap(), Some(record.clone()));
+        let store = create(&run, &RunConfig::default(), &record).await.unwrap();
+        assert_eq!(JobRecord::load(store.as_ref()).await.unwrap(), Some(record.clone()));
         assert!(run.join("run.toml").is_file() && run.join("logs").is_dir());
         let message = check_absent(&run).unwrap_err().to_string();
         assert!(message.contains("--resume"), "{message}");
-        assert!(create(&run, &RunConfig::default(), &record).is_err());
+        assert!(create(&run, &RunConfig::default(), &record).await.is_err());
         let names = fs::read_dir(outside.path().join("runs")).unwrap();
         assert_eq!(names.count(), 1, "nothing half-written stays");
     }
 
-    #[test]
-    fn what_a_killed_process_left_is_removed_and_what_a_living_one_makes_is_not() {
+    #[tokio::test]
+    async fn what_a_killed_process_left_is_removed_and_what_a_living_one_makes_is_not() {
         let outside = tempfile::tempdir().unwrap();
         let mut child = std::process::Command::new("true").spawn().unwrap();
         child.wait().unwrap();
@@ -155,18 +155,18 @@ mod tests {
             make(".run.new-backup".into()),
         ];
         let run = outside.path().join("run");
-        create(&run, &RunConfig::default(), &JobRecord::new("j".into())).unwrap();
+        create(&run, &RunConfig::default(), &JobRecord::new("j".into())).await.unwrap();
         assert!(!leftovers.iter().any(|path| path.exists()));
         assert!(others.iter().all(|path| path.exists()));
     }
 
-    #[test]
-    fn what_cannot_be_written_leaves_nothing() {
+    #[tokio::test]
+    async fn what_cannot_be_written_leaves_nothing() {
         let outside = tempfile::tempdir().unwrap();
         fs::write(outside.path().join("file"), "").unwrap();
         let run = outside.path().join("file/run");
         let record = JobRecord::new("j".into());
-        let error = create(&run, &RunConfig::default(), &record).err().unwrap();
+        let error = create(&run, &RunConfig::default(), &record).await.err().unwrap();
         assert!(matches!(error, JobError::Unwritable { .. }), "{error}");
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
     }

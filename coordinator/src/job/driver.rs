@@ -1,11 +1,12 @@
 //! The loop between the cluster's decisions and the world.
 
+use super::address::Published;
 use super::stops::StopRequests;
 use super::{Observer, SharedStore};
 use crate::cluster::{Action, Cluster, Commit, Event, Outcome, Report, Slot};
 use crate::launch::Launcher;
-use crate::server::Server;
-use crate::store::JobRecord;
+use crate::server::{Asked, Server};
+use crate::store::{JobRecord, StoreError};
 use medley_common::events::Event as JobEvent;
 use medley_common::{exit, proto};
 use std::collections::{HashMap, VecDeque};
@@ -26,6 +27,7 @@ pub struct Driver {
     pub server: Server,
     /// Dropped before `launcher`, whose thread may be waiting for room in it.
     pub incoming: mpsc::Receiver<Event>,
+    pub requests: mpsc::Receiver<Asked>,
     pub launcher: Option<Launcher>,
     pub commits: Sender<Commit>,
     pub store: SharedStore,
@@ -35,6 +37,8 @@ pub struct Driver {
     pub job_part: proto::Assignment,
     /// Per slot, the last report that its worker was told of.
     pub acknowledged: HashMap<Slot, u64>,
+    /// Withdrawn when it is dropped.
+    pub address: Published,
 }
 
 /// Tells all observers of an event.
@@ -62,31 +66,46 @@ impl Driver {
         let mut outcome = loop {
             let event = tokio::select! {
                 Some(event) = self.incoming.recv() => event,
+                Some(asked) = self.requests.recv() => match self.answer(asked) {
+                    Some(event) => event,
+                    None => continue,
+                },
                 Some(reason) = stops.recv() => Event::StopRequested { reason },
                 _ = ticks.tick() => Event::Tick,
             };
-            if let Some(outcome) = self.apply(start, event) {
+            if let Some(outcome) = self.apply(start, event).await {
                 break outcome;
             }
         };
         let must_hurry = self.cluster.is_hurried() || outcome.exit_code == exit::FAILURE;
         self.end_workers(must_hurry).await;
         self.record.status = outcome.outcome.clone();
-        if let Err(error) = self.record.save(self.store.as_ref()) {
-            outcome = complain(outcome, &error.to_string());
+        self.record.message = outcome.message.clone();
+        if let Err(message) = self.save().await {
+            outcome = complain(outcome, &message);
         }
+        drop(self.address);
         self.server.shutdown().await;
         outcome
     }
 
+    /// Answers a person; what the cluster is to be told, where the request makes sense.
+    fn answer(&self, asked: Asked) -> Option<Event> {
+        let answer = self.cluster.check_scale(&asked.scale);
+        let event = answer.is_ok().then_some(Event::ScaleRequested(asked.scale));
+        // Whoever asked may have gone.
+        let _ = asked.answer.send(answer);
+        event
+    }
+
     /// Tells the cluster, and does what it asks for, until it asks for nothing more.
-    fn apply(&mut self, start: Instant, event: Event) -> Option<Outcome> {
+    async fn apply(&mut self, start: Instant, event: Event) -> Option<Outcome> {
         let heard = heartbeat_of(&event);
         let mut events = VecDeque::from([event]);
         let mut outcome = None;
         while let Some(event) = events.pop_front() {
             for action in self.cluster.apply(start.elapsed(), event) {
-                match self.perform(action) {
+                match self.perform(action).await {
                     Performed::Done => {}
                     Performed::Caused(event) => events.push_back(event),
                     Performed::Finished(finished) => outcome = Some(finished),
@@ -110,7 +129,7 @@ impl Driver {
         }
     }
 
-    fn perform(&mut self, action: Action) -> Performed {
+    async fn perform(&mut self, action: Action) -> Performed {
         match action {
             Action::Abort { slot, generation, reason } => {
                 // One that cannot be told notices by itself, or is lost.
@@ -133,13 +152,15 @@ impl Driver {
             Action::Keep(kept) => {
                 self.record.generation = kept.generation;
                 self.record.kept = Some(kept);
-                if let Err(error) = self.record.save(self.store.as_ref()) {
-                    return Performed::Caused(Event::Broken { message: error.to_string() });
+                if let Err(message) = self.save().await {
+                    return Performed::Caused(Event::Broken { message });
                 }
             }
             Action::Assign { slot, assignment } => {
                 // One that does not take it loses its session by that, and is waited for no longer than a silent one.
-                self.server.assign(slot, &assignment, &self.job_part);
+                let secret = self.record.secret_of(assignment.generation);
+                let job_part = proto::Assignment { secret, ..self.job_part.clone() };
+                self.server.assign(slot, &assignment, &job_part);
             }
             Action::SendStop { slot, generation, reason } => {
                 self.server.stop(slot, generation, &reason);
@@ -159,8 +180,7 @@ impl Driver {
                 tell(&mut self.observers, &event);
                 if let JobEvent::Checkpoint { step, .. } = event {
                     self.record.checkpoint = Some(step);
-                    if let Err(error) = self.record.save(self.store.as_ref()) {
-                        let message = error.to_string();
+                    if let Err(message) = self.save().await {
                         return Performed::Caused(Event::Broken { message });
                     }
                 }
@@ -178,6 +198,20 @@ impl Driver {
             Action::Finish(outcome) => return Performed::Finished(outcome),
         }
         Performed::Done
+    }
+
+    /// Keeps the record. A store that does not answer is waited for: nothing may be done that a coordinator which takes
+    /// over would not know of.
+    async fn save(&self) -> Result<(), String> {
+        loop {
+            match self.record.save(self.store.as_ref()).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_passing() => tracing::warn!("the job waits for its store: {error}"),
+                // Whoever runs a leader's job ends it when the lead is lost.
+                Err(StoreError::Deposed { .. }) => std::future::pending().await,
+                Err(error) => return Err(error.to_string()),
+            }
+        }
     }
 
     async fn end_workers(&mut self, must_hurry: bool) {

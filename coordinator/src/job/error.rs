@@ -40,6 +40,14 @@ pub enum JobError {
     /// The checkpoint to resume from.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// Several coordinators need a store that they share.
+    #[error(
+        "store.kind: is \"embedded\", which one coordinator keeps for itself; several of a job need \"etcd\" and store.endpoints"
+    )]
+    NotShared,
+    /// The run directory holds another job's run.
+    #[error("{0}: holds the run of another job, or of another configuration; name another directory")]
+    OtherRun(PathBuf),
     /// No random bytes.
     #[error("the system gives no random bytes: {0}")]
     Random(std::io::Error),
@@ -56,11 +64,19 @@ impl JobError {
             | Self::Unwritable { .. }
             | Self::NoRun(_)
             | Self::Config(_)
+            | Self::NotShared
+            | Self::OtherRun(_)
             | Self::Server(_)
             | Self::Checkpoint(_)
-            | Self::Store(StoreError::InUse { .. } | StoreError::BadRecord { .. }) => exit::BAD_INPUT,
+            | Self::Store(
+                StoreError::InUse { .. }
+                | StoreError::BadRecord { .. }
+                | StoreError::Setting { .. }
+                | StoreError::NoAnswer { .. }
+                | StoreError::Refused { .. },
+            ) => exit::BAD_INPUT,
             Self::Launch(error) => error.exit_code(),
-            Self::Store(StoreError::Broken { .. }) | Self::Random(_) | Self::Signals(_) => exit::FAILURE,
+            Self::Store(_) | Self::Random(_) | Self::Signals(_) => exit::FAILURE,
         }
     }
 }

@@ -5,46 +5,41 @@
 //! 3. `directory`: a run directory that is there whole or not at all.
 //! 4. `resume`: which checkpoint an earlier run left, and whether it fits.
 //! 5. `driver`: the loop between the cluster's decisions and the world.
-//! 6. `committer`: commits checkpoints beside that loop.
-//! 7. `stops`: who may ask a job to stop.
+//! 6. `assembly`: puts the parts of a running job together; [`lead()`]: the same for a coordinator that is one of several.
+//! 7. `address`: where a running job can be asked something; `committer`: commits checkpoints beside that loop.
+//! 8. `stops`: who may ask a job to stop.
 
+mod address;
+mod assembly;
 mod committer;
 mod directory;
 mod driver;
 mod error;
+mod lead;
 pub mod observer;
 mod resume;
 mod stops;
 
 pub use crate::cluster::Outcome;
+pub use address::Address;
 pub use error::JobError;
+pub use lead::{Candidacy, lead};
 pub use observer::Observer;
 pub use stops::Stops;
 
-use crate::cluster::{Cluster, CohortPlan, Recovery, Resume, Settings};
+use crate::cluster::Cluster;
 use crate::launch::{Asked, LaunchPlan, Launcher, Shares, WorkerBinary, cores, preflight};
 use crate::random;
-use crate::server::{Admission, Listener, Server};
+use crate::server::Listener;
 use crate::store::{JobRecord, Store};
+use assembly::{Parts, assemble, settings};
 use driver::Driver;
-use medley_common::config::{self, RunConfig};
+use medley_common::config::RunConfig;
 use medley_common::events::Event as JobEvent;
-use medley_common::{VERSION, exit, proto};
+use medley_common::{VERSION, exit};
 use resume::Beginning;
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::mpsc;
-
-/// How long the true cause of a failure is waited for once its consequences are seen.
-const VERDICT: Duration = Duration::from_secs(2);
-
-/// Places for workers that a job can have at all; how many it does is the cluster's to say.
-const MOST_SLOTS: u32 = 65_536;
-
-/// Messages of workers that may wait for the cluster; beyond them the workers wait.
-const EVENTS: usize = 4096;
 
 /// What is run.
 #[derive(Debug, Clone)]
@@ -124,7 +119,7 @@ async fn begin(
     let binary = worker.map_or_else(WorkerBinary::find, Ok)?;
     binary.check_version()?;
     let resumed = if resume {
-        Some(resume::open(&run_directory, &config)?)
+        Some(resume::open(&run_directory, &config).await?)
     } else {
         directory::check_absent(&run_directory)?;
         None
@@ -133,22 +128,21 @@ async fn begin(
     let asked = Asked { workers: config.cohort.workers, threads: config.train.threads };
     let shares = Shares::choose(cores(), checked.gpus, config.cohort.peers, asked);
     let listener = Listener::bind(&config.launch.listen).await?;
-    let token = random::hex(32).map_err(JobError::Random)?;
-    let secret = random::bytes(32).map_err(JobError::Random)?;
-
     let beginning = match resumed {
         Some(resumed) => resumed.begin(&run_directory, &config)?,
         None => {
             let record = JobRecord::new(random::hex(4).map_err(JobError::Random)?);
-            Beginning::new(directory::create(&run_directory, &config, &record)?, record)
+            Beginning::new(directory::create(&run_directory, &config, &record).await?, record)
         }
     };
     let Beginning { store, mut record, checkpoint, trained, warnings } = beginning;
     let generation = record.generation + 1;
     record.status = "running".into();
-    record.save(store.as_ref())?;
+    // Those of an earlier invocation are of no use to anybody any more.
+    record.renew_secrets().map_err(JobError::Random)?;
+    record.save(store.as_ref()).await?;
 
-    let settings = settings(&config, shares, generation, checkpoint);
+    let settings = settings(&config, shares.workers, generation, checkpoint);
     let started = JobEvent::JobStarted {
         job: record.id.clone(),
         version: VERSION.into(),
@@ -166,26 +160,20 @@ async fn begin(
         driver::tell(&mut observers, &event);
     }
 
-    let (events, incoming) = mpsc::channel(EVENTS);
     let coordinator = listener.local_url();
-    let admission = Admission {
-        job: record.id.clone(),
-        token: token.clone(),
-        slots: MOST_SLOTS,
-        heartbeat: Duration::from_millis(config.launch.heartbeat_ms),
-        death: Duration::from_millis(config.launch.death_ms),
-    };
-    let server = Server::start(listener, admission, events.clone());
-    let exits = events.clone();
+    let token = record.token.clone();
     let plan = LaunchPlan {
         binary,
         workers: settings.workers + settings.spares,
-        coordinator,
+        coordinator: coordinator.clone(),
         job: record.id.clone(),
         token,
         threads: shares.threads,
         run_directory: run_directory.clone(),
     };
+    let cluster = Cluster::new(settings);
+    let parts = Parts { config, run_directory, url: coordinator, record, store, cluster, observers };
+    let (mut driver, exits) = assemble(parts, listener)?;
     let launcher = Launcher::start(plan, move |exit| {
         // Nobody listens any more once the job has ended.
         let _ = exits.blocking_send(crate::cluster::Event::Exited {
@@ -194,56 +182,12 @@ async fn begin(
             last_words: exit.last_words,
         });
     });
-    let job_part = proto::Assignment {
-        job: record.id.clone(),
-        config: config::to_toml(&config),
-        run_directory: run_directory.display().to_string(),
-        secret,
-        ..proto::Assignment::default()
-    };
-    let commits = committer::start(run_directory, record.id.clone(), config, events);
-    let mut driver = Driver {
-        cluster: Cluster::new(settings),
-        server,
-        launcher: None,
-        commits,
-        store,
-        record,
-        observers,
-        job_part,
-        acknowledged: HashMap::new(),
-        incoming,
-    };
     match launcher {
         Ok(launcher) => driver.launcher = Some(launcher),
         // The run directory is there, so this is a job that began and failed, and its record says so.
         Err(error) => driver.doom(error.to_string()),
     }
     Ok(driver)
-}
-
-fn settings(config: &RunConfig, shares: Shares, generation: u64, resume: Option<Resume>) -> Settings {
-    let milliseconds = Duration::from_millis;
-    let join = milliseconds(config.launch.join_ms);
-    Settings {
-        cohort: CohortPlan::new(&config.cohort),
-        workers: shares.workers,
-        spares: u32::try_from(config.recovery.spares).unwrap_or(u32::MAX),
-        generation,
-        resume,
-        log_every: config.output.log_every,
-        join,
-        death: milliseconds(config.launch.death_ms),
-        verdict: VERDICT,
-        // A worker may be in the middle of an exchange when it is asked, and of another when it writes.
-        stop: join.max(2 * Duration::from_secs_f64(config.exchange.deadline_seconds)),
-        recovery: Recovery {
-            mode: config.recovery.mode,
-            replace: milliseconds(config.recovery.replace_ms),
-            reform: milliseconds(config.recovery.reform_ms),
-            attempts: config.recovery.attempts,
-        },
-    }
 }
 
 /// A store that several threads may hold.

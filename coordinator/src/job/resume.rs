@@ -7,7 +7,8 @@ use crate::random;
 use crate::store::{Embedded, JobRecord};
 use medley_common::config::{self, RunConfig};
 use medley_common::events::Trained;
-use medley_common::{manifest, run_directory};
+use medley_common::manifest::{self, Manifest};
+use medley_common::run_directory;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -37,19 +38,35 @@ pub struct Resumed {
     is_config_changed: bool,
 }
 
+/// The last committed checkpoint of a run, as its manifest describes it.
+pub fn latest(run: &Path) -> Option<Resume> {
+    let (_, directory) = run_directory::latest_checkpoint(run)?;
+    let manifest = std::fs::read(directory.join(manifest::FILE)).ok()?;
+    serde_json::from_slice(&manifest).ok().map(|manifest| described(&manifest))
+}
+
+fn described(manifest: &Manifest) -> Resume {
+    Resume {
+        step: manifest.step,
+        directory: format!("{}/step-{}", run_directory::CHECKPOINTS, manifest.step),
+        data_hash: manifest.data_hash.clone(),
+        peers: manifest.files.iter().filter_map(|file| manifest::peer_of(&file.name)).collect(),
+    }
+}
+
 /// Opens an earlier run and verifies its last checkpoint. Blocks: reads every file of the checkpoint.
 ///
 /// # Errors
 /// [`JobError`] with exit code 2 where there is no run, another coordinator has it, or its last checkpoint is
 /// damaged or of another shape.
-pub fn open(run: &Path, config: &RunConfig) -> Result<Resumed, JobError> {
+pub async fn open(run: &Path, config: &RunConfig) -> Result<Resumed, JobError> {
     let kept = run.join(run_directory::CONFIG);
     if !kept.is_file() {
         return Err(JobError::NoRun(run.to_owned()));
     }
     let trained = config::load(&kept, &[])?;
     let store: SharedStore = Arc::new(Embedded::open(&run.join(run_directory::STORE))?);
-    let record = match JobRecord::load(store.as_ref())? {
+    let record = match JobRecord::load(store.as_ref()).await? {
         Some(record) => record,
         None => JobRecord::new(random::hex(4).map_err(JobError::Random)?),
     };
@@ -77,12 +94,7 @@ pub fn open(run: &Path, config: &RunConfig) -> Result<Resumed, JobError> {
             let state = &manifest.state;
             beginning.trained =
                 Trained { seconds: state.train_seconds, rows: state.rows, bytes_sent: state.bytes_sent };
-            beginning.checkpoint = Some(Resume {
-                step,
-                directory: format!("{}/step-{step}", run_directory::CHECKPOINTS),
-                data_hash: manifest.data_hash,
-                peers: manifest.files.iter().filter_map(|file| manifest::peer_of(&file.name)).collect(),
-            });
+            beginning.checkpoint = Some(described(&manifest));
         }
     }
     Ok(Resumed { beginning, is_config_changed: !changed.is_empty() })

@@ -29,7 +29,7 @@ impl Stops {
                     loop {
                         let reason = tokio::select! {
                             _ = interrupt.recv() => "Ctrl-C",
-                            _ = terminate.recv() => "SIGTERM",
+                            _ = terminate.recv() => TERMINATED,
                             () = sender.closed() => return,
                         };
                         let _ = sender.try_send(reason.into());
@@ -42,10 +42,19 @@ impl Stops {
     }
 }
 
+/// What SIGTERM asks for, in words.
+pub(super) const TERMINATED: &str = "SIGTERM";
+
 /// Requests to stop, as they come.
 #[derive(Debug)]
 pub(super) struct StopRequests {
     receiver: mpsc::Receiver<String>,
+}
+
+impl From<mpsc::Receiver<String>> for StopRequests {
+    fn from(receiver: mpsc::Receiver<String>) -> Self {
+        Self { receiver }
+    }
 }
 
 impl StopRequests {

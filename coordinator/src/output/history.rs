@@ -151,6 +151,7 @@ impl History {
             Event::WorkerJoined { .. }
             | Event::WorkerLost { .. }
             | Event::Checkpoint { .. }
+            | Event::Led { .. }
             | Event::Warning { .. } => {}
         }
         self.latest = time;

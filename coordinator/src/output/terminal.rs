@@ -190,6 +190,7 @@ fn line(event: &Event) -> Option<String> {
             let (peers, workers) = (placement.iter().map(Vec::len).sum::<usize>(), placement.len());
             format!("generation {generation} from step {step}: {peers} peers in {workers} workers")
         }
+        Event::Led { coordinator, term } => format!("{coordinator} leads (term {term})"),
         Event::Warning { message } => format!("warning: {message}"),
         Event::Finished { outcome, .. } if outcome == "failed" => return None,
         Event::Finished { message, .. } => message.clone(),

@@ -2,16 +2,19 @@
 //!
 //! 1. [`Listener`] and [`Server`] in `serve`: the listening socket, its life and its limits.
 //! 2. `service`: joining and sessions.
-//! 3. `sessions`: who has joined, and the way to each worker.
-//! 4. `convert`: wire messages into what the cluster is told, and back.
+//! 3. `control`: what people ask of a running job.
+//! 4. `sessions`: who has joined, and the way to each worker.
+//! 5. `convert`: wire messages into what the cluster is told, and back.
 //!
 //! Invariants: nothing is decided here but who may join; a worker that does not read what it is sent loses its
 //! session and holds nobody up.
 
+mod control;
 mod convert;
 mod serve;
 mod service;
 mod sessions;
 
+pub use control::Asked;
 pub use serve::{Listener, Server, ServerError};
 pub use sessions::Admission;

@@ -1,10 +1,12 @@
 //! The listening socket, its life and its limits.
 
+use super::control::{Asked, Control};
 use super::convert;
 use super::service::Service;
 use super::sessions::{Admission, Sessions};
 use crate::cluster::{Assignment, Event, Slot};
 use medley_common::proto;
+use medley_common::proto::control_server::ControlServer;
 use medley_common::proto::coordinator_server::CoordinatorServer;
 use proto::coordinator_message::Body;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,6 +19,9 @@ use tonic::transport::server::TcpIncoming;
 
 /// Largest message from a worker. A report of steps is some hundred bytes a step.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
+
+/// Largest request of a person: some numbers and a token.
+const MAX_REQUEST_BYTES: usize = 64 << 10;
 
 /// How long connections may take to close in good order.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -88,8 +93,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves; what workers do is sent to `events`.
-    pub fn start(listener: Listener, admission: Admission, events: mpsc::Sender<Event>) -> Self {
+    /// Serves; what workers do is sent to `events`, what people ask to `requests`.
+    pub fn start(
+        listener: Listener,
+        admission: Admission,
+        events: mpsc::Sender<Event>,
+        requests: mpsc::Sender<Asked>,
+    ) -> Self {
         let sessions = Arc::new(Sessions::default());
         let (closing, closed) = watch::channel(false);
         let death = admission.death;
@@ -97,6 +107,8 @@ impl Server {
         let tcp = death.clamp(Duration::from_secs(1), Duration::from_secs(32_767));
         // What the server's builder says of sockets holds only for those that it binds itself.
         let connections = TcpIncoming::from(listener.socket).with_nodelay(Some(true)).with_keepalive(Some(tcp));
+        let control = Control { job: admission.job.clone(), token: admission.token.clone(), requests };
+        let control = ControlServer::new(control).max_decoding_message_size(MAX_REQUEST_BYTES);
         let service =
             Service { admission, sessions: Arc::clone(&sessions), events: events.clone(), closing: closed.clone() };
         let service = CoordinatorServer::new(service)
@@ -109,6 +121,7 @@ impl Server {
                 .http2_keepalive_interval(Some(death))
                 .http2_keepalive_timeout(Some(death))
                 .add_service(service)
+                .add_service(control)
                 .serve_with_incoming_shutdown(connections, async move {
                     let _ = shutdown.wait_for(|closing| *closing).await;
                 })

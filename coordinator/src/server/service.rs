@@ -100,7 +100,7 @@ impl Service {
 }
 
 /// Compares all bytes whatever they are, so that the time taken does not tell how many were right.
-fn is_equal(one: &[u8], other: &[u8]) -> bool {
+pub(super) fn is_equal(one: &[u8], other: &[u8]) -> bool {
     let differing = one.iter().zip(other).fold(0, |differing, (a, b)| differing | (a ^ b));
     one.len() == other.len() && differing == 0
 }

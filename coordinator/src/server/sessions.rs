@@ -50,8 +50,8 @@ struct Place {
     joined: proto::JoinRequest,
     session: SessionNumber,
     outgoing: Option<mpsc::Sender<Outgoing>>,
-    /// The last report of this process that was passed on.
-    received: u64,
+    /// The last report of this process that was passed on; `None` where an earlier coordinator had the ones before.
+    received: Option<u64>,
 }
 
 /// A session that was opened.
@@ -96,10 +96,12 @@ impl Sessions {
             let message = format!("slot {slot} has a worker with an open session");
             return Err(Status::already_exists(message));
         }
-        let received = before.filter(|_| is_back).map_or(0, |place| place.received);
+        // Nothing is missing from a process that was never assigned anything by anybody else.
+        let at_first = Some(0).filter(|_| request.generation == 0);
+        let received = before.filter(|_| is_back).map_or(at_first, |place| place.received);
         let place = Place { name: name.to_owned(), joined: request, session: 0, outgoing: None, received };
         state.places.insert(slot, place);
-        Ok(received)
+        Ok(received.unwrap_or(0))
     }
 
     /// Opens the session of a worker that has joined.
@@ -136,20 +138,20 @@ impl Sessions {
         let Some(place) = state.places.get_mut(&slot).filter(|place| place.session == session) else {
             return Numbered::Stale;
         };
-        match sequence {
-            0 => Numbered::New,
-            known if known <= place.received => Numbered::Known,
-            next if next == place.received + 1 => {
-                place.received = next;
+        match (sequence, place.received) {
+            (0, _) => Numbered::New,
+            (known, Some(received)) if known <= received => Numbered::Known,
+            (next, Some(received)) if next > received + 1 => Numbered::Gap,
+            (next, _) => {
+                place.received = Some(next);
                 Numbered::New
             }
-            _ => Numbered::Gap,
         }
     }
 
     /// The last report that was received over a session.
     pub fn received(&self, slot: Slot) -> u64 {
-        self.state().places.get(&slot).map_or(0, |place| place.received)
+        self.state().places.get(&slot).and_then(|place| place.received).unwrap_or(0)
     }
 
     /// Sends a worker a message; whether it could be sent. A worker that does not read loses its session.

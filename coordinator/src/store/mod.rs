@@ -1,65 +1,40 @@
 //! Where the coordinator keeps what must survive it.
 //!
-//! [`Store`] is the interface; [`Embedded`] keeps everything in one file of the run directory. [`JobRecord`] is what
-//! is kept of a job.
+//! [`Store`] and [`Leases`] are the interface, [`Transaction`] what is written, [`Watch`] how changes are heard of,
+//! [`StoreError`] what can go wrong. [`Embedded`] keeps everything in one file of the run directory, [`Etcd`] in a
+//! cluster that several coordinators share; [`open`] chooses by the configuration. [`JobRecord`] is what is kept of a
+//! job.
 
 mod embedded;
+mod error;
+mod etcd;
+mod interface;
 mod record;
+mod transaction;
+mod watch;
 
 pub use embedded::Embedded;
+pub use error::StoreError;
+pub use etcd::Etcd;
+pub use interface::{Claim, Leases, Store};
 pub use record::JobRecord;
+pub use transaction::{Condition, Transaction, Write};
+pub use watch::{Change, Watch};
 
-/// Keys and values that survive a crash of the coordinator: a `put` that returned is there after `kill -9`.
-pub trait Store: Send + Sync {
-    /// The value of a key.
-    ///
-    /// # Errors
-    /// Those of the medium.
-    fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError>;
+use medley_common::config::{StoreConfig, StoreKind};
+use std::path::Path;
+use std::sync::Arc;
 
-    /// Sets a key.
-    ///
-    /// # Errors
-    /// Those of the medium, a full disk among them; the old value then stays.
-    fn put(&self, key: &str, value: &[u8]) -> Result<(), StoreError>;
+/// Keys with their values.
+type Entries = Vec<(String, Vec<u8>)>;
 
-    /// All keys that begin with `prefix`, in order, with their values.
-    ///
-    /// # Errors
-    /// Those of the medium.
-    fn list(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError>;
-
-    /// Where it keeps them, as messages name it.
-    fn place(&self) -> &std::path::Path;
-}
-
-/// Why the store cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Another coordinator has it open.
-    #[error(
-        "{path}: another coordinator is running this job; wait for its end or stop it, or choose another run directory"
-    )]
-    InUse {
-        /// The store's file.
-        path: std::path::PathBuf,
-    },
-    /// The medium failed, or the file is damaged.
-    #[error("{path}: the coordinator's store cannot be used: {source}")]
-    Broken {
-        /// The store's file.
-        path: std::path::PathBuf,
-        /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// What it keeps of the job is damaged, or of another version.
-    #[error(
-        "{path}: its record of the job cannot be read: {source}; move it away, and --resume goes on from the last checkpoint under a new job id"
-    )]
-    BadRecord {
-        /// The store's file.
-        path: std::path::PathBuf,
-        /// Why.
-        source: serde_json::Error,
-    },
+/// Opens the store of a job: the embedded one at `file`, or the part of an etcd cluster that belongs to `job`.
+///
+/// # Errors
+/// Those of [`Embedded::open`] and [`Etcd::connect`].
+pub async fn open(config: &StoreConfig, file: &Path, job: &str) -> Result<Arc<dyn Leases>, StoreError> {
+    Ok(match config.kind {
+        StoreKind::Embedded => Arc::new(Embedded::open(file)?),
+        StoreKind::Etcd => Arc::new(Etcd::connect(config, job).await?),
+    })
 }

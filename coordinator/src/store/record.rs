@@ -2,6 +2,8 @@
 
 use super::{Store, StoreError};
 use crate::cluster::Kept;
+use crate::random;
+use medley_common::hash;
 use serde::{Deserialize, Serialize};
 
 const KEY: &str = "job";
@@ -17,6 +19,15 @@ pub struct JobRecord {
     pub checkpoint: Option<u64>,
     /// `created`, `running`, or the outcome.
     pub status: String,
+    /// The outcome in one line, once there is one.
+    #[serde(default)]
+    pub message: String,
+    /// What a worker that joins must know, and whoever asks something of the job.
+    #[serde(default)]
+    pub token: String,
+    /// From which the secret of each generation is made, hexadecimal.
+    #[serde(default)]
+    secret: String,
     /// The cluster's own part: the last generation, and T.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Kept>,
@@ -25,28 +36,50 @@ pub struct JobRecord {
 impl JobRecord {
     /// The record of a job that has not begun.
     pub fn new(id: String) -> Self {
-        Self { id, generation: 0, checkpoint: None, status: "created".into(), kept: None }
+        Self {
+            id,
+            generation: 0,
+            checkpoint: None,
+            status: "created".into(),
+            message: String::new(),
+            token: String::new(),
+            secret: String::new(),
+            kept: None,
+        }
+    }
+
+    /// Draws a new token and a new secret.
+    ///
+    /// # Errors
+    /// Where the system gives no random bytes.
+    pub fn renew_secrets(&mut self) -> std::io::Result<()> {
+        (self.token, self.secret) = (random::hex(32)?, random::hex(32)?);
+        Ok(())
+    }
+
+    /// What only the members of a generation know. It says nothing of that of another generation.
+    pub fn secret_of(&self, generation: u64) -> Vec<u8> {
+        hash::sha256(format!("{}/{}/{generation}", self.secret, self.id).as_bytes()).into_bytes()
     }
 
     /// The record in a store; `None` where there is none.
     ///
     /// # Errors
     /// Those of the store; [`StoreError::BadRecord`] where what it keeps is no record.
-    pub fn load(store: &dyn Store) -> Result<Option<Self>, StoreError> {
+    pub async fn load(store: &dyn Store) -> Result<Option<Self>, StoreError> {
         let read = |bytes: Vec<u8>| {
-            serde_json::from_slice(&bytes)
-                .map_err(|source| StoreError::BadRecord { path: store.place().to_owned(), source })
+            serde_json::from_slice(&bytes).map_err(|source| StoreError::BadRecord { place: store.place(), source })
         };
-        store.get(KEY)?.map(read).transpose()
+        store.get(KEY).await?.map(read).transpose()
     }
 
     /// Puts the record into a store.
     ///
     /// # Errors
     /// Those of the store.
-    pub fn save(&self, store: &dyn Store) -> Result<(), StoreError> {
+    pub async fn save(&self, store: &dyn Store) -> Result<(), StoreError> {
         let bytes = serde_json::to_vec(self).expect("a record has string keys only");
-        store.put(KEY, &bytes)
+        store.put(KEY, &bytes).await
     }
 }
 
@@ -57,13 +90,13 @@ mod tests {
     use super::super::Embedded;
     use super::*;
 
-    #[test]
-    fn a_record_that_cannot_be_read_is_one_line_with_the_file_and_the_remedy() {
+    #[tokio::test]
+    async fn a_record_that_cannot_be_read_is_one_line_with_the_file_and_the_remedy() {
         let directory = tempfile::tempdir().unwrap();
         let store = Embedded::open(&directory.path().join("coordinator.redb")).unwrap();
-        assert_eq!(JobRecord::load(&store).unwrap(), None);
-        store.put(KEY, b"{\"id\":\"j\",").unwrap();
-        let message = JobRecord::load(&store).unwrap_err().to_string();
+        assert_eq!(JobRecord::load(&store).await.unwrap(), None);
+        store.put(KEY, b"{\"id\":\"j\",").await.unwrap();
+        let message = JobRecord::load(&store).await.unwrap_err().to_string();
         assert!(message.contains("coordinator.redb") && message.contains("move it away"), "{message}");
         assert!(!message.contains('\n'), "{message}");
     }

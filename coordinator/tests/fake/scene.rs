@@ -66,6 +66,8 @@ impl Scene {
         config.cohort.workers = 2;
         config.output.log_every = 2;
         config.launch.heartbeat_ms = 50;
+        // What its workers do wrong is to be seen, and not mended.
+        config.recovery.attempts = 0;
         Self {
             config,
             directory,
@@ -237,6 +239,8 @@ pub fn name(event: &Event) -> &'static str {
         Event::Checkpoint { .. } => "checkpoint",
         Event::WorkerCompleted { .. } => "worker completed",
         Event::WorkerLost { .. } => "lost",
+        Event::Recovered { .. } => "recovered",
+        Event::Led { .. } => "led",
         Event::Warning { .. } => "warning",
         Event::Finished { .. } => "finished",
     }

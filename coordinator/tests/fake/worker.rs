@@ -86,7 +86,7 @@ impl Worker {
                 "token" => wrong.token.push('x'),
                 "version" => wrong.version = "99.0.0".into(),
                 "job" => wrong.job.push('x'),
-                _ => wrong.slot = 2,
+                _ => wrong.slot = 65_536,
             }
             let status = client.join(wrong).await.expect_err(fault);
             assert_eq!(status.code(), expected, "{status}");
@@ -101,6 +101,7 @@ impl Worker {
         let heartbeat = |generation| proto::WorkerMessage {
             worker: reply.worker.clone(),
             generation,
+            sequence: 0,
             body: Some(Body::Heartbeat(proto::Heartbeat { step: 0 })),
         };
         outgoing.send(heartbeat(0)).await.unwrap();
@@ -132,7 +133,8 @@ impl Worker {
     }
 
     async fn say(&self, body: Body) {
-        let message = proto::WorkerMessage { worker: self.name.clone(), generation: self.generation, body: Some(body) };
+        let (worker, generation) = (self.name.clone(), self.generation);
+        let message = proto::WorkerMessage { worker, generation, sequence: 0, body: Some(body) };
         self.outgoing.send(message).await.unwrap();
     }
 
@@ -144,11 +146,7 @@ impl Worker {
         }
         self.say(Body::Ready(proto::Ready { data_hash: "data".into(), total_steps: STEPS, ..proto::Ready::default() }))
             .await;
-        let first = match self.assignment.checkpoint.as_str() {
-            "" => 1,
-            path => path.rsplit('-').next().unwrap().parse::<u64>().unwrap() + 1,
-        };
-        let mut step = first - 1;
+        let mut step = self.assignment.step;
         let mut reason = "steps";
         while step < STEPS || matches!(role, "until-stopped" | "deaf") {
             step += 1;
@@ -247,7 +245,7 @@ impl Worker {
         self.say(Body::Failed(proto::Failed {
             message: "train.batch_size: too small".into(),
             bad_input: true,
-            because_of_rank: -1,
+            is_final: false,
         }))
         .await;
     }

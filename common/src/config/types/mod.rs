@@ -2,17 +2,19 @@
 //! (`hukx-issac/HAIL`), unless the comment says otherwise.
 //!
 //! [`data`]: what is learned from; [`network`]: the peers; [`method`]: how they learn; [`run`]: how long, where, and what
-//! is written.
+//! is written; [`store`]: where the coordinator keeps its state.
 
 mod data;
 mod method;
 mod network;
 mod run;
+mod store;
 
 pub use data::*;
 pub use method::*;
 pub use network::*;
 pub use run::*;
+pub use store::*;
 
 use crate::method::Protocol;
 use schemars::JsonSchema;
@@ -50,6 +52,8 @@ pub struct RunConfig {
     pub launch: LaunchConfig,
     /// What happens when a worker is lost.
     pub recovery: RecoveryConfig,
+    /// Where the coordinator keeps what must survive it.
+    pub store: StoreConfig,
 }
 
 impl RunConfig {
@@ -80,6 +84,7 @@ impl Default for RunConfig {
             output: OutputConfig::default(),
             launch: LaunchConfig::default(),
             recovery: RecoveryConfig::default(),
+            store: StoreConfig::default(),
         }
     }
 }

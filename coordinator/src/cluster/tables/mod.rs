@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod adoption;
 mod recovery;
 mod scaling;
 mod stops;
@@ -38,7 +39,10 @@ pub(super) fn settings(workers: u32) -> Settings {
 /// Plays a script of `MILLISECONDS EVENT...` lines; each line `  -> ...` after one holds the actions it must lead to.
 /// Workers speak of the present generation, `w1/2` of generation 2; each process of a slot has a session of its own.
 fn play(settings: Settings, script: &str) {
-    let mut cluster = Cluster::new(settings);
+    play_with(&mut Cluster::new(settings), script);
+}
+
+fn play_with(cluster: &mut Cluster, script: &str) {
     let mut actual = String::new();
     let mut sessions: Vec<SessionNumber> = vec![0; 32];
     for line in script.lines().map(str::trim) {
@@ -246,6 +250,7 @@ const BEGINNING: &str = "
     10 w0 ready
     10 w1 ready
       -> log ready
+      -> keep
 ";
 
 fn after_beginning(rest: &str) {
@@ -440,7 +445,7 @@ fn workers_must_read_the_same_data() {
     play(
         settings(2),
         &BEGINNING.replace(
-            "w1 ready\n      -> log ready",
+            "w1 ready\n      -> log ready\n      -> keep",
             "w1 ready other\n          -> kill all
           -> log finished at 0: worker 1 reads other data than worker 0; all workers need the same data.path contents
           -> finish failed 1",

@@ -26,6 +26,7 @@ const THREE: &str = "
     10 w1 ready
     10 w2 ready
       -> log ready
+      -> keep
     20 w0 steps 1 1
     20 w1 steps 1 1
     20 w2 steps 1 1
@@ -163,6 +164,7 @@ fn a_spare_takes_over_at_once() {
         10 w0 ready
         10 w1 ready
           -> log ready
+          -> keep
         30 w1 exits by_signal_9_(SIGKILL)
         30 w1 session-ends
           -> log lost worker-1

@@ -112,6 +112,7 @@ fn a_worker_that_is_added_takes_peers_and_one_that_is_removed_leaves_them() {
           -> assign w0 rank 0 of generation 1: peers [0, 1]
         10 w0 ready
           -> log ready
+          -> keep
         20 scale 2 2
           -> keep
           -> start w1

@@ -1,0 +1,98 @@
+//! `medley scale`: another T for a running job.
+
+use super::{CliError, print};
+use crate::job::Address;
+use medley_common::proto::control_client::ControlClient;
+use medley_common::proto::scale_request::NewPeers;
+use medley_common::{exit, proto};
+use std::path::PathBuf;
+use std::time::Duration;
+use tonic::transport::Endpoint;
+
+/// How long the coordinator may take to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Change the number of peers of a running job
+///
+/// At the next step boundary the cohort goes on with another T, without restarting any worker. A peer that was there
+/// before comes back with the state that it left with; another one starts fresh, or as a copy of a peer with noise. A
+/// peer that leaves (those with the highest numbers do) is in the checkpoint that is written then. summary.json says
+/// which peers took part in which steps.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct ScaleArgs {
+    /// The run directory of the job, or its name in runs/
+    job: PathBuf,
+    /// T from the next step on
+    #[arg(long, value_name = "N")]
+    peers: u32,
+    /// Worker processes to host them; by default as many as before
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    workers: Option<u32>,
+    /// New peers start from their own draw, whatever cohort.new_peers says
+    #[arg(long, conflicts_with = "copy_of")]
+    fresh: bool,
+    /// New peers start from this one's parameters, with noise
+    #[arg(long, value_name = "PEER")]
+    copy_of: Option<u32>,
+    /// The noise on a copied parameter, as a share of the root mean square of its tensor
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01, requires = "copy_of")]
+    noise: f64,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  medley scale runs/hail-toys --peers 5
+  medley scale hail-toys --peers 5 --workers 5
+  medley scale hail-toys --peers 4 --copy-of 0 --noise 0.05
+  medley scale hail-toys --peers 2                  The peers 2, 3, ... leave; they can come back";
+
+/// Runs `medley scale`.
+pub fn run(arguments: &ScaleArgs) -> Result<i32, CliError> {
+    let named = PathBuf::from("runs").join(&arguments.job);
+    let directory = if arguments.job.is_dir() { &arguments.job } else { &named };
+    if !directory.is_dir() {
+        let message =
+            format!("{}: there is no such run directory, nor one of that name in runs/", arguments.job.display());
+        return Err(CliError::bad_input(&message));
+    }
+    let address = Address::read(directory)
+        .map_err(|error| CliError::bad_input(&format!("{}: cannot read its address: {error}", directory.display())))?
+        .ok_or_else(|| {
+            CliError::bad_input(&format!(
+                "{0}: no job runs here now; go on with it by medley run --resume {0}",
+                directory.display()
+            ))
+        })?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::new(exit::FAILURE, &format!("cannot start the runtime: {error}")))?;
+    let message = runtime.block_on(ask(address, arguments))?;
+    print(&format!("{message}\n"))?;
+    Ok(exit::SUCCESS)
+}
+
+async fn ask(address: Address, arguments: &ScaleArgs) -> Result<String, CliError> {
+    let Address { url, job, token } = address;
+    let unreachable = |error: &dyn std::fmt::Display| {
+        CliError::new(exit::FAILURE, &format!("nobody answers at {url}, where the job's coordinator was: {error}"))
+    };
+    let endpoint = Endpoint::from_shared(url.clone()).map_err(|error| unreachable(&error))?;
+    let endpoint = endpoint.connect_timeout(PATIENCE).timeout(PATIENCE);
+    let channel = endpoint.connect().await.map_err(|error| unreachable(&error))?;
+    let copy = arguments.copy_of.map(|peer| NewPeers::Copy(proto::PeerCopy { peer, rank: 0, noise: arguments.noise }));
+    let fresh = arguments.fresh.then_some(NewPeers::Fresh(proto::Fresh {}));
+    let request = proto::ScaleRequest {
+        job,
+        token,
+        peers: arguments.peers,
+        workers: arguments.workers.unwrap_or(0),
+        new_peers: copy.or(fresh),
+    };
+    let reply = ControlClient::new(channel).scale(request).await.map_err(|status| match status.code() {
+        tonic::Code::InvalidArgument => CliError::bad_input(&status.message()),
+        _ => CliError::new(exit::FAILURE, &format!("the coordinator refused: {}", status.message())),
+    })?;
+    Ok(reply.into_inner().message)
+}
