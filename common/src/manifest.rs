@@ -61,6 +61,10 @@ pub struct TrainingState {
     pub best_step: u64,
     /// Evaluations since then.
     pub evaluations_without_improvement: u32,
+    /// The step of the last validation, which a recovery neither skips nor repeats. A checkpoint without it was validated
+    /// at its own step where that was due.
+    #[serde(default)]
+    pub validated_step: Option<u64>,
     /// Items of the catalogue: with the network's shape, what makes a checkpoint fit.
     pub items: u64,
     /// Seconds of training so far.
