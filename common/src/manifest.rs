@@ -66,7 +66,8 @@ pub struct TrainingState {
     pub best_step: u64,
     /// Evaluations since then.
     pub evaluations_without_improvement: u32,
-    /// The step that was last validated; absent where the version that wrote it did not tell.
+    /// The step of the last validation, which a recovery neither skips nor repeats. A checkpoint without it was validated
+    /// at its own step where that was due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validated_step: Option<u64>,
     /// Items of the catalogue: with the network's shape, what makes a checkpoint fit.

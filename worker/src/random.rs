@@ -32,6 +32,8 @@ pub enum Purpose {
     EmbeddingDropout = 9,
     /// Dropout inside a peer's encoder; a = peer, b = step.
     EncoderDropout = 10,
+    /// What makes a copied peer differ from the one it was copied from; a = peer, b = step.
+    CopyNoise = 11,
     /// Batches of a benchmark; b = step.
     Benchmark = 100,
 }

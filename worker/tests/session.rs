@@ -4,7 +4,7 @@
 
 use medley_common::proto;
 use medley_common::proto::coordinator_server::{Coordinator, CoordinatorServer};
-use medley_worker::session::{Session, SessionError};
+use medley_worker::session::{Session, SessionError, Settings};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +21,7 @@ struct Silent;
 #[tonic::async_trait]
 impl Coordinator for Silent {
     async fn join(&self, _: Request<proto::JoinRequest>) -> Result<Response<proto::JoinReply>, Status> {
-        Ok(Response::new(proto::JoinReply { worker: "w".into(), heartbeat_ms: 20, death_ms: 200 }))
+        Ok(Response::new(proto::JoinReply { worker: "w".into(), heartbeat_ms: 20, death_ms: 200, received: 0 }))
     }
 
     type SessionStream = Pin<Box<dyn Stream<Item = Result<proto::CoordinatorMessage, Status>> + Send>>;
@@ -68,10 +68,12 @@ fn a_coordinator_that_vanishes_is_noticed() {
         tokio::spawn(pass_on(workers, behind, Arc::clone(&cut)));
         address
     });
-    let session = Session::join(&format!("http://{address}"), proto::JoinRequest::default(), true).unwrap();
-    let idle = session.released(Duration::from_secs(1)).unwrap_err();
+    let settings =
+        Settings { addresses: vec![format!("http://{address}")], patience: Duration::from_millis(500), probes: true };
+    let session = Session::join(settings, proto::JoinRequest::default()).unwrap();
+    let idle = session.order("release", Duration::from_secs(1)).unwrap_err();
     assert!(matches!(idle, SessionError::Deadline { .. }), "one that lives and says nothing is no loss: {idle}");
     cut.store(true, Ordering::SeqCst);
-    let lost = session.released(Duration::from_secs(20)).unwrap_err();
+    let lost = session.order("release", Duration::from_secs(20)).unwrap_err();
     assert!(matches!(lost, SessionError::Lost(_)), "{lost}");
 }

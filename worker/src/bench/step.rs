@@ -8,6 +8,7 @@ use super::{BenchError, StepSettings};
 use crate::collective::{Collective, shard};
 use crate::exchange::{Exchange, Placement};
 use crate::model::Network;
+use crate::train::agreement::Wishes;
 use crate::train::schedule::Plan;
 use crate::train::step::{Learner, Split};
 use serde::{Deserialize, Serialize};
@@ -72,7 +73,7 @@ pub fn measure(
         let start = Instant::now();
         let batch = source.batch(settings.batch, step as u64);
         let data = start.elapsed();
-        let outcome = learner.step(&mut exchange, &plan, &config.optimizer, &batch, step as u64, false)?;
+        let outcome = learner.step(&mut exchange, &plan, &config.optimizer, &batch, step as u64, Wishes::NONE)?;
         let step_ms = milliseconds(start.elapsed());
         let of_batch = Work::of(&batch, &config.network, source.items());
         announce.step(step + 1);

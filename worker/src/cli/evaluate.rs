@@ -68,7 +68,7 @@ pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
     let bar = ProgressBar::new(network.peers.len() as u64);
     for place in 0..network.peers.len() {
         bar.set_message(format!("peer {}", network.peers[place]));
-        let evaluated = examiner.peer(&network, place, split, 0, checkpoint.manifest.step, &|| false)?;
+        let evaluated = examiner.peer(&network, place, split, 0, checkpoint.manifest.step, &|| Ok(false))?;
         evaluations.extend(evaluated.into_iter().flatten());
         bar.inc(1);
     }

@@ -26,7 +26,7 @@ fn gather(
     let _guard = tch::no_grad_guard();
     let placement = pass.exchange.placement.clone();
     let (rows, peers, catalogue) = (pass.rows.targets.len(), placement.peers(), pass.output.catalogue());
-    let own: Vec<usize> = placement.own().iter().map(|peer| *peer as usize).collect();
+    let own = placement.own_positions().to_vec();
     let step = pass.output.chunk_rows();
     let gradient = transformed.zeros_like();
     let mut sums = LossSums::new(peers);

@@ -24,6 +24,11 @@ impl Encoder {
         Self { parameters, shape: network.clone() }
     }
 
+    /// An encoder over a flat vector of its parameters, which is not copied.
+    pub fn over(network: &NetworkConfig, values: Tensor) -> Self {
+        Self { parameters: Parameters::over(Self::specifications(network), values), shape: network.clone() }
+    }
+
     /// What a peer's own parameters are.
     pub fn specifications(network: &NetworkConfig) -> Vec<Specification> {
         let (d, inner) = (network.dimension, network.feed_forward);

@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 pub struct Network {
     /// What all peers of the cohort share.
     pub shared: Shared,
-    /// The peers hosted here, ascending.
+    /// The ids of the peers hosted here, in the order of the placement.
     pub peers: Vec<u32>,
     /// Their encoders, in the same order.
     pub encoders: Vec<Encoder>,
@@ -59,12 +59,29 @@ impl Network {
         let shape = config.network.clone();
         let shared = Shared::draw(&shape, items, config.samples.max_length, config.seed, device);
         let encoders = peers.iter().map(|peer| Encoder::draw(&shape, config.seed, *peer, device)).collect();
+        Self::assemble(computation, config, shared, peers.to_vec(), encoders, device)
+    }
+
+    /// Networks of parameters that are there already, on their device.
+    pub fn of(config: &RunConfig, shared: Shared, peers: Vec<u32>, encoders: Vec<Encoder>) -> Self {
+        let device = shared.parameters.values().device();
+        Self::assemble(Computation::of(device), config, shared, peers, encoders, device)
+    }
+
+    fn assemble(
+        computation: Computation,
+        config: &RunConfig,
+        shared: Shared,
+        peers: Vec<u32>,
+        encoders: Vec<Encoder>,
+        device: Device,
+    ) -> Self {
         let pass = match computation {
             Computation::Packed => Pass::Packed { engine: Box::default(), step: 0 },
             Computation::Graph => Pass::Graph { hidden: Vec::new() },
         };
-        let (seed, precision) = (config.seed, config.train.precision);
-        Self { shared, peers: peers.to_vec(), encoders, shape, seed, precision, device, pass }
+        let (shape, seed, precision) = (config.network.clone(), config.seed, config.train.precision);
+        Self { shared, peers, encoders, shape, seed, precision, device, pass }
     }
 
     /// Where the tensors live.

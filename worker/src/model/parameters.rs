@@ -86,7 +86,14 @@ impl Parameters {
 
     /// Takes values over, in the order of the specifications.
     pub fn from_values(specifications: Vec<Specification>, values: &[f32], device: Device) -> Self {
-        let values = Tensor::from_slice(values).to_device(device);
+        Self::over(specifications, Tensor::from_slice(values).to_device(device))
+    }
+
+    /// Parameters over a flat vector `[len]`, which is not copied.
+    ///
+    /// # Panics
+    /// If it is shorter than the parameters.
+    pub fn over(specifications: Vec<Specification>, values: Tensor) -> Self {
         let mut offset = 0;
         let views = specifications
             .iter()

@@ -36,6 +36,12 @@ impl Shared {
         Self { parameters, items: items as i64, dimension: network.dimension }
     }
 
+    /// Shared parameters over a flat vector, which is not copied.
+    pub fn over(network: &NetworkConfig, items: usize, max_length: usize, values: Tensor) -> Self {
+        let parameters = Parameters::over(Self::specifications(network, items, max_length), values);
+        Self { parameters, items: items as i64, dimension: network.dimension }
+    }
+
     /// What the shared parameters are. The item table has a row for padding, one for each item, one for the mask.
     pub fn specifications(network: &NetworkConfig, items: usize, max_length: usize) -> Vec<Specification> {
         let (d, items) = (network.dimension, items as i64);

@@ -1,44 +1,33 @@
-//! The line to the coordinator: join, hear the assignment, report, obey.
+//! The line to the coordinator: join, hear orders, report, and come back when it breaks.
 //!
-//! gRPC runs on a small runtime of its own; training stays on the thread that called. A coordinator that is gone ends
-//! the worker: the session aborts the exchange, so that no wait outlives it ([`Session::on_loss`]). [`watch`] sees to
-//! it that a worker never outlives whoever launched it.
+//! gRPC runs on a small runtime of its own ([`line`]); training stays on the thread that called. When the coordinator is
+//! gone training goes on, reports wait ([`outbox`]), and the line tries all addresses in turn until one leads; only when
+//! none does for as long as [`Settings::patience`], or when a coordinator says that this worker was replaced, the session
+//! ends, and with it the group, so that no wait outlives it. An order to abandon a generation reaches its group at once,
+//! also when it comes before the group has formed. [`watch`] sees to it that a worker never outlives whoever launched
+//! it.
 
+mod line;
+mod outbox;
 pub mod watch;
 
 use crate::collective::AbortHandle;
-use medley_common::proto::coordinator_client::CoordinatorClient;
-use medley_common::proto::coordinator_message::Body as Order;
+use medley_common::proto::coordinator_message::Body;
 use medley_common::proto::worker_message::Body as Report;
-use medley_common::proto::{Assignment, CoordinatorMessage, Heartbeat, JoinRequest, WorkerMessage};
-use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use medley_common::proto::{Assignment, CoordinatorMessage, JoinRequest, Pause};
+use outbox::Outbox;
+use std::io::Read;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::mpsc;
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
-
-/// Reports that may wait for the wire before training waits for them.
-const QUEUE: usize = 1024;
-
-/// Bound on connecting and joining.
-const JOIN_DEADLINE: Duration = Duration::from_secs(20);
-
-/// A coordinator may pause (Ctrl-Z, a slow disk) and go on, and losing it ends the job: it has this many times as long
-/// to answer as a worker.
-const PATIENCE: u32 = 5;
-
-/// Seconds after which TCP may probe a silent connection: the kernel's own bounds.
-const TCP_KEEPALIVE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(32_767);
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// The address is none, or nobody answers there.
+    /// The address is none.
     #[error("cannot reach the coordinator at {address}: {source}")]
-    Unreachable {
+    Address {
         /// Where.
         address: String,
         /// Why.
@@ -61,96 +50,153 @@ pub enum SessionError {
     /// The runtime could not be started.
     #[error("cannot start the session's threads: {0}")]
     Runtime(std::io::Error),
+    /// The system gives no random numbers.
+    #[error("/dev/urandom: cannot read random bytes to join with: {0}")]
+    Random(std::io::Error),
+}
+
+/// Where the coordinator is, and how hard to look for it.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// URLs of all coordinators, of which one leads.
+    pub addresses: Vec<String>,
+    /// How long there may be none.
+    pub patience: Duration,
+    /// Whether a silent coordinator is asked if it is still there. A launched worker need not: it ends with its launcher,
+    /// and goes on with one that was only paused.
+    pub probes: bool,
+}
+
+/// What the coordinator wants of a worker that waits.
+#[derive(Debug)]
+pub enum Order {
+    /// Take part in a generation.
+    Assignment {
+        /// Its number.
+        generation: u64,
+        /// Its members, and where states come from.
+        assignment: Box<Assignment>,
+    },
+    /// Leave a generation.
+    Abort {
+        /// Which.
+        generation: u64,
+        /// One line.
+        reason: String,
+    },
+    /// Exit.
+    Release,
 }
 
 /// A worker's session.
 pub struct Session {
-    worker: String,
     shared: Arc<Shared>,
-    reports: mpsc::Sender<WorkerMessage>,
-    orders: std::sync::mpsc::Receiver<CoordinatorMessage>,
+    orders: Receiver<Order>,
     runtime: tokio::runtime::Runtime,
 }
 
 /// What the session's tasks and the training thread share.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Shared {
+    outbox: Outbox,
     generation: AtomicU64,
+    rank: AtomicU32,
     step: AtomicU64,
     stop: AtomicBool,
-    lost: Mutex<Loss>,
+    group: Mutex<Group>,
 }
 
-#[derive(Default)]
-struct Loss {
-    reason: Option<String>,
+/// The group that this worker is in, or enters next.
+#[derive(Debug, Default)]
+struct Group {
+    /// That of the current generation.
     abort: Option<AbortHandle>,
+    /// The generation that was last aborted, and why.
+    aborted: Option<(u64, String)>,
+    pause: Option<(u64, Pause)>,
+    /// Why there will be no more orders.
+    ended: Option<Ended>,
+}
+
+#[derive(Debug, Clone)]
+enum Ended {
+    Refused(String),
+    Lost(String),
+    Released,
+}
+
+impl Ended {
+    fn reason(&self) -> String {
+        match self {
+            Self::Refused(reason) => format!("the coordinator refused this worker: {reason}"),
+            Self::Lost(reason) => format!("lost the coordinator: {reason}"),
+            Self::Released => "the coordinator released this worker".into(),
+        }
+    }
 }
 
 impl Session {
-    /// Joins a job. With `probes` a silent coordinator is asked whether it is still there. A launched worker need not: it
-    /// ends with its launcher, and goes on with one that was only paused.
+    /// Joins a job: waits, as long as patience lasts, for a coordinator that takes this worker in.
     ///
     /// # Errors
-    /// When the coordinator cannot be reached or refuses.
-    pub fn join(address: &str, request: JoinRequest, probes: bool) -> Result<Self, SessionError> {
+    /// When no coordinator can be reached, or one refuses for good.
+    pub fn join(settings: Settings, request: JoinRequest) -> Result<Self, SessionError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("medley-session")
             .enable_all()
             .build()
             .map_err(SessionError::Runtime)?;
-        let (reports, outgoing) = mpsc::channel(QUEUE);
-        let (incoming, orders) = std::sync::mpsc::channel();
         let shared = Arc::new(Shared::default());
-        let joining = open(address.to_owned(), request, probes, reports.clone(), outgoing, Arc::clone(&shared));
-        let (worker, stream, heartbeat) = runtime.block_on(async {
-            tokio::time::timeout(JOIN_DEADLINE, joining)
-                .await
-                .map_err(|_| SessionError::Deadline { what: "answer", waited: JOIN_DEADLINE })?
-        })?;
-        runtime.spawn(listen(stream, incoming, Arc::clone(&shared)));
-        runtime.spawn(beat(worker.clone(), heartbeat, reports.clone(), Arc::clone(&shared)));
-        Ok(Self { worker, shared, reports, orders, runtime })
-    }
-
-    /// Waits for the assignment; from then on all reports carry its generation.
-    ///
-    /// # Errors
-    /// When none comes in time, or the coordinator is lost or releases the worker instead.
-    pub fn assignment(&self, deadline: Duration) -> Result<Assignment, SessionError> {
-        let message = self.order(deadline, "assignment")?;
-        self.shared.generation.store(message.generation, Ordering::SeqCst);
-        match message.body {
-            Some(Order::Assignment(assignment)) => Ok(assignment),
-            _ => Err(SessionError::Lost("it released this worker before the job began".into())),
+        let (sender, orders) = channel();
+        let line = line::Line::new(&settings, request, Arc::clone(&shared), sender)?;
+        let (joined, first) = tokio::sync::oneshot::channel();
+        runtime.spawn(line.keep(joined));
+        let session = Self { shared, orders, runtime };
+        match session.runtime.block_on(first) {
+            Ok(()) => Ok(session),
+            Err(_) => Err(session.end()),
         }
     }
 
-    /// Waits for the release after the job's end.
+    /// The next order. What concerns a group has reached it already.
     ///
     /// # Errors
-    /// When none comes in time or the coordinator is lost.
-    pub fn released(&self, deadline: Duration) -> Result<(), SessionError> {
-        self.order(deadline, "release").map(|_| ())
-    }
-
-    fn order(&self, deadline: Duration, what: &'static str) -> Result<CoordinatorMessage, SessionError> {
+    /// When none comes in time, or none ever will.
+    pub fn order(&self, what: &'static str, deadline: Duration) -> Result<Order, SessionError> {
         self.orders.recv_timeout(deadline).map_err(|error| match error {
-            std::sync::mpsc::RecvTimeoutError::Timeout => SessionError::Deadline { what, waited: deadline },
-            std::sync::mpsc::RecvTimeoutError::Disconnected => SessionError::Lost(self.loss()),
+            RecvTimeoutError::Timeout => SessionError::Deadline { what, waited: deadline },
+            RecvTimeoutError::Disconnected => self.end(),
         })
     }
 
-    /// The current generation.
+    /// Takes part in a generation from now on: reports carry it, and its group is abandoned when the coordinator says so or
+    /// is lost, at once if that has happened already. An earlier request to pause is forgotten.
+    pub fn enter(&self, generation: u64, rank: u32, abort: AbortHandle) {
+        let mut group = self.shared.group();
+        self.shared.generation.store(generation, Ordering::SeqCst);
+        self.shared.rank.store(rank, Ordering::SeqCst);
+        group.pause.take_if(|(of, _)| *of < generation);
+        let reason = match (&group.ended, &group.aborted) {
+            (Some(ended), _) => Some(ended.reason()),
+            (None, Some((aborted, reason))) if *aborted >= generation => Some(reason.clone()),
+            _ => None,
+        };
+        group.abort = Some(abort.clone());
+        drop(group);
+        if let Some(reason) = reason {
+            abort.abort(reason);
+        }
+    }
+
+    /// The current generation; 0 before the first.
     pub fn generation(&self) -> u64 {
         self.shared.generation.load(Ordering::SeqCst)
     }
 
-    /// Sends a report. A coordinator that is lost is noticed elsewhere; here reports to it fall silently.
+    /// Sends a report, now or when there is a coordinator again.
     pub fn report(&self, report: Report) {
-        let message = WorkerMessage { worker: self.worker.clone(), generation: self.generation(), body: Some(report) };
-        if self.reports.blocking_send(message).is_err() {
+        if !self.shared.outbox.write(self.generation(), report) {
             tracing::debug!("a report found no coordinator");
         }
     }
@@ -165,98 +211,185 @@ impl Session {
         self.shared.stop.load(Ordering::SeqCst)
     }
 
-    /// Aborts a group when the coordinator is lost, at once if it already is.
-    pub fn on_loss(&self, abort: AbortHandle) {
-        let mut lost = self.shared.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        match &lost.reason {
-            Some(reason) => abort.abort(reason.clone()),
-            None => lost.abort = Some(abort),
-        }
+    /// What the coordinator asked the current generation to do before its membership changes.
+    pub fn pause_requested(&self) -> Option<Pause> {
+        let generation = self.generation();
+        self.shared.group().pause.as_ref().filter(|(of, _)| *of == generation).map(|(_, pause)| *pause)
     }
 
-    fn loss(&self) -> String {
-        let lost = self.shared.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        lost.reason.clone().unwrap_or_else(|| "its session ended".into())
+    /// Waits until the coordinator has all reports, within limits.
+    pub fn settle(&self, patience: Duration) {
+        self.shared.outbox.wait_empty(patience);
     }
 
     /// Ends the session, giving reports under way a moment to leave.
     pub fn close(self) {
-        drop(self.reports);
-        self.runtime.shutdown_timeout(Duration::from_secs(1));
+        self.settle(FAREWELL);
+        self.runtime.shutdown_timeout(FAREWELL);
+    }
+
+    fn end(&self) -> SessionError {
+        match self.shared.group().ended.clone() {
+            Some(Ended::Refused(reason)) => SessionError::Refused(reason),
+            Some(Ended::Lost(reason)) => SessionError::Lost(reason),
+            Some(ended @ Ended::Released) => SessionError::Lost(ended.reason()),
+            None => SessionError::Lost("its session ended".into()),
+        }
     }
 }
 
-async fn open(
-    address: String,
-    request: JoinRequest,
-    probes: bool,
-    reports: mpsc::Sender<WorkerMessage>,
-    outgoing: mpsc::Receiver<WorkerMessage>,
-    shared: Arc<Shared>,
-) -> Result<(String, Streaming<CoordinatorMessage>, Duration), SessionError> {
-    let unreachable = |source| SessionError::Unreachable { address: address.clone(), source };
-    let endpoint = tonic::transport::Endpoint::from_shared(address.clone()).map_err(unreachable)?.tcp_nodelay(true);
-    let channel = endpoint.connect().await.map_err(unreachable)?;
-    let refused = |status: tonic::Status| SessionError::Refused(status.message().to_owned());
-    let reply = CoordinatorClient::new(channel).join(request).await.map_err(refused)?.into_inner();
-    // A connection of its own: only now is it known how long one may be silent.
-    let death = Duration::from_millis(reply.death_ms.max(1));
-    let endpoint = if probes {
-        let tcp = death.clamp(*TCP_KEEPALIVE.start(), *TCP_KEEPALIVE.end());
-        endpoint.tcp_keepalive(Some(tcp)).http2_keep_alive_interval(death).keep_alive_timeout(PATIENCE * death)
-    } else {
-        endpoint
-    };
-    let mut client = CoordinatorClient::new(endpoint.connect().await.map_err(unreachable)?);
-    // The first message opens the session on the coordinator's side: it must be on its way before the call is made.
-    let first = heartbeat(&reply.worker, &shared);
-    reports.send(first).await.map_err(|_| SessionError::Lost("the session's queue closed".into()))?;
-    let stream = client.session(ReceiverStream::new(outgoing)).await.map_err(refused)?.into_inner();
-    Ok((reply.worker, stream, Duration::from_millis(reply.heartbeat_ms.max(1))))
-}
+/// How long a worker that leaves waits for its last reports to be heard.
+const FAREWELL: Duration = Duration::from_secs(1);
 
-fn heartbeat(worker: &str, shared: &Shared) -> WorkerMessage {
-    WorkerMessage {
-        worker: worker.to_owned(),
-        generation: shared.generation.load(Ordering::SeqCst),
-        body: Some(Report::Heartbeat(Heartbeat { step: shared.step.load(Ordering::Relaxed) })),
+impl Shared {
+    fn group(&self) -> MutexGuard<'_, Group> {
+        self.group.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-async fn beat(worker: String, every: Duration, reports: mpsc::Sender<WorkerMessage>, shared: Arc<Shared>) {
-    let mut ticks = tokio::time::interval(every);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        if reports.send(heartbeat(&worker, &shared)).await.is_err() {
+    /// What a message from the coordinator means; false where nobody listens any more.
+    fn hear(&self, message: CoordinatorMessage, orders: &Sender<Order>) -> bool {
+        let generation = message.generation;
+        match message.body {
+            Some(Body::Stop(stop)) => {
+                tracing::info!(reason = %stop.reason, "asked to stop after this step");
+                self.stop.store(true, Ordering::SeqCst);
+            }
+            Some(Body::Pause(pause)) => {
+                tracing::info!(checkpoint = pause.checkpoint, "asked to leave the generation after this step");
+                self.group().pause = Some((generation, pause));
+            }
+            Some(Body::Abort(abort)) => {
+                self.abort(generation, &abort.reason);
+                return orders.send(Order::Abort { generation, reason: abort.reason }).is_ok();
+            }
+            Some(Body::Assignment(assignment)) => {
+                let assignment = Box::new(assignment);
+                return orders.send(Order::Assignment { generation, assignment }).is_ok();
+            }
+            Some(Body::Release(_)) => {
+                self.end_with(Ended::Released);
+                return orders.send(Order::Release).is_ok();
+            }
+            Some(Body::Acknowledged(acknowledged)) => self.outbox.acknowledge(acknowledged.sequence),
+            None => {}
+        }
+        true
+    }
+
+    /// Aborts the group of a generation; one that is still to come finds itself aborted.
+    fn abort(&self, generation: u64, reason: &str) {
+        let mut group = self.group();
+        // The training thread enters under the same lock, so that an order and an entry cannot miss one another.
+        let current = self.generation.load(Ordering::SeqCst);
+        if generation < current {
             return;
         }
+        group.aborted = Some((generation, reason.to_owned()));
+        let abort = group.abort.clone().filter(|_| generation == current);
+        drop(group);
+        if let Some(abort) = abort {
+            abort.abort(reason);
+        }
+    }
+
+    /// There will be no more orders but those that came already.
+    fn end_with(&self, ended: Ended) {
+        let mut group = self.group();
+        let reason = ended.reason();
+        group.ended.get_or_insert(ended);
+        let abort = group.abort.take();
+        drop(group);
+        if let Some(abort) = abort {
+            abort.abort(reason);
+        }
     }
 }
 
-async fn listen(
-    mut stream: Streaming<CoordinatorMessage>,
-    orders: std::sync::mpsc::Sender<CoordinatorMessage>,
-    shared: Arc<Shared>,
-) {
-    let reason = loop {
-        match stream.next().await {
-            Some(Ok(CoordinatorMessage { body: Some(Order::Stop(stop)), .. })) => {
-                tracing::info!(reason = %stop.reason, "asked to stop after this step");
-                shared.stop.store(true, Ordering::SeqCst);
-            }
-            Some(Ok(message)) => {
-                if orders.send(message).is_err() {
-                    return;
-                }
-            }
-            Some(Err(status)) => break format!("its session broke: {}", status.message()),
-            None => break "it ended the session".to_owned(),
-        }
-    };
-    let mut lost = shared.lost.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(abort) = lost.abort.take() {
-        abort.abort(format!("lost the coordinator: {reason}"));
+/// 16 random bytes that tell this process from any other that ever filled its place.
+///
+/// # Errors
+/// Where the system has no source of them.
+pub fn incarnation() -> Result<Vec<u8>, SessionError> {
+    let mut bytes = vec![0; 16];
+    let read = std::fs::File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes));
+    read.map(|()| bytes).map_err(SessionError::Random)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use medley_common::proto;
+
+    fn order(generation: u64, body: Body) -> CoordinatorMessage {
+        CoordinatorMessage { generation, body: Some(body) }
     }
-    lost.reason = Some(reason);
+
+    fn abort(generation: u64) -> CoordinatorMessage {
+        order(generation, Body::Abort(proto::Abort { reason: format!("of {generation}") }))
+    }
+
+    struct Scene {
+        session: Session,
+        orders: Sender<Order>,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let (orders, received) = channel();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            Self { session: Session { shared: Arc::default(), orders: received, runtime }, orders }
+        }
+
+        fn hear(&self, message: CoordinatorMessage) {
+            assert!(self.session.shared.hear(message, &self.orders));
+        }
+
+        fn enter(&self, generation: u64) -> AbortHandle {
+            let abort = AbortHandle::new();
+            self.session.enter(generation, 0, abort.clone());
+            abort
+        }
+    }
+
+    #[test]
+    fn an_abort_reaches_its_generation_and_no_other() {
+        let scene = Scene::new();
+        let fifth = scene.enter(5);
+        scene.hear(abort(4));
+        assert!(fifth.reason().is_none(), "an abort of an older generation is late");
+        scene.hear(abort(6));
+        assert!(fifth.reason().is_none(), "an abort of a generation to come is early");
+        assert_eq!(scene.enter(6).reason().as_deref(), Some("of 6"), "it finds itself aborted");
+        let seventh = scene.enter(7);
+        assert!(seventh.reason().is_none());
+        scene.hear(abort(7));
+        assert_eq!(seventh.reason().as_deref(), Some("of 7"));
+    }
+
+    #[test]
+    fn a_pause_is_for_one_generation_and_a_stop_for_all() {
+        let scene = Scene::new();
+        scene.enter(1);
+        scene.hear(order(1, Body::Pause(Pause { checkpoint: true })));
+        scene.hear(order(1, Body::Stop(proto::Stop { reason: "enough".into() })));
+        assert_eq!(scene.session.pause_requested(), Some(Pause { checkpoint: true }));
+        scene.enter(2);
+        assert_eq!(scene.session.pause_requested(), None);
+        assert!(scene.session.stop_requested());
+        scene.hear(order(3, Body::Pause(Pause { checkpoint: false })));
+        assert_eq!(scene.session.pause_requested(), None);
+        scene.enter(3);
+        assert_eq!(scene.session.pause_requested(), Some(Pause { checkpoint: false }));
+    }
+
+    #[test]
+    fn a_release_ends_the_group_that_trains() {
+        let scene = Scene::new();
+        let group = scene.enter(1);
+        scene.hear(order(1, Body::Release(proto::Release {})));
+        assert!(group.reason().unwrap().contains("released"));
+        assert!(scene.enter(2).reason().is_some());
+        assert!(matches!(scene.session.order("order", Duration::ZERO), Ok(Order::Release)));
+    }
 }

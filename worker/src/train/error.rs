@@ -33,6 +33,9 @@ pub enum TrainError {
     /// Input that fits no rule of the configuration alone.
     #[error("{0}")]
     Input(String),
+    /// The coordinator's assignment contradicts itself, or what this worker holds.
+    #[error("cannot follow the assignment: {0}")]
+    Assignment(String),
     /// Training diverged.
     #[error("the loss is not a finite number at step {step}; lower optimizer.learning_rate or set optimizer.clip_norm")]
     NotFinite {
@@ -49,7 +52,25 @@ pub enum TrainError {
     },
 }
 
+pub(super) fn assignment(what: String) -> TrainError {
+    TrainError::Assignment(what)
+}
+
 impl TrainError {
+    /// Whether the generation failed and not this worker: it can take part in the next one with what it holds.
+    pub fn is_of_the_group(&self) -> bool {
+        use CollectiveError::{Aborted, Argument, Deadline, Handshake, Listen, PeerLost, Protocol, Setup};
+        match self {
+            Self::Collective(error) => match error {
+                Deadline { .. } | PeerLost { .. } | Aborted { .. } | Protocol { .. } | Handshake { .. } | Setup(_) => {
+                    true
+                }
+                Listen { .. } | Argument(_) => false,
+            },
+            _ => false,
+        }
+    }
+
     /// Whether the user's input is at fault.
     pub fn is_bad_input(&self) -> bool {
         use crate::eval::EvalError;
@@ -64,6 +85,11 @@ impl TrainError {
                 | Self::Input(_)
                 | Self::Evaluation(EvalError::NoNegatives { .. })
         )
+    }
+
+    /// Whether another attempt would end in the same way.
+    pub fn is_final(&self) -> bool {
+        self.is_bad_input() || matches!(self, Self::NotFinite { .. })
     }
 
     /// The rank whose silence or loss this failure is a consequence of.

@@ -30,40 +30,11 @@ impl<'a> Examiner<'a> {
         Ok(Self { config, dataset, evaluator, run_directory: run_directory.to_owned() })
     }
 
-    /// Evaluates every hosted peer on the first `limit` users (0: all) and reports it; returns the best value of the
-    /// metric that chooses, or nothing where it `may_stop` and was asked to.
+    /// Evaluates one hosted peer on the first `limit` users (0: all) under every protocol, unless `stop` says before the
+    /// end that it is not wanted any more.
     ///
     /// # Errors
-    /// When a score is not a number.
-    pub fn peers(
-        &self,
-        network: &Network,
-        split: Split,
-        limit: usize,
-        step: u64,
-        may_stop: bool,
-        reporter: &mut dyn Reporter,
-    ) -> Result<Option<f64>, TrainError> {
-        let mut best = f64::NEG_INFINITY;
-        for place in 0..network.peers.len() {
-            let stop = || may_stop && reporter.stop_requested();
-            let Some(evaluations) = self.peer(network, place, split, limit, step, &stop)? else {
-                return Ok(None);
-            };
-            for evaluation in evaluations {
-                if evaluation.protocol == self.config.metric_protocol().as_str() {
-                    best = best.max(evaluation.metrics[&self.config.train.metric].mean);
-                }
-                reporter.evaluation(message(evaluation));
-            }
-        }
-        Ok(Some(best))
-    }
-
-    /// Evaluates one hosted peer under every protocol, unless `stop` says so before the end.
-    ///
-    /// # Errors
-    /// As [`Examiner::peers`].
+    /// When a score is not a number, and those of `stop`.
     pub fn peer(
         &self,
         network: &Network,
@@ -71,7 +42,7 @@ impl<'a> Examiner<'a> {
         split: Split,
         limit: usize,
         step: u64,
-        stop: &dyn Fn() -> bool,
+        stop: &dyn Fn() -> Result<bool, TrainError>,
     ) -> Result<Option<Vec<Evaluation>>, TrainError> {
         let mut tally = self.evaluator.tally(eval_split(split));
         let users = match limit {
@@ -79,7 +50,7 @@ impl<'a> Examiner<'a> {
             limit => limit.min(self.dataset.users()),
         };
         for start in (0..users).step_by(self.config.evaluation.batch_size) {
-            if stop() {
+            if stop()? {
                 return Ok(None);
             }
             let end = (start + self.config.evaluation.batch_size).min(users);
@@ -95,7 +66,7 @@ impl<'a> Examiner<'a> {
     /// Evaluates the configured baselines, and the method itself where it is one.
     ///
     /// # Errors
-    /// As [`Examiner::peers`].
+    /// As [`Examiner::peer`].
     pub fn baselines(&self, reporter: &mut dyn Reporter) -> Result<(), TrainError> {
         let mut names = self.config.evaluation.baselines.clone();
         let method = self.config.method.name;
@@ -142,7 +113,8 @@ fn eval_split(split: Split) -> eval::Split {
     }
 }
 
-fn message(evaluation: Evaluation) -> proto::Evaluation {
+/// An evaluation for the coordinator.
+pub(super) fn message(evaluation: Evaluation) -> proto::Evaluation {
     let metrics = evaluation.metrics.into_iter().map(|(name, estimate)| proto::Metric {
         name,
         mean: estimate.mean,

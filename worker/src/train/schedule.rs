@@ -52,6 +52,11 @@ impl Plan {
         }
     }
 
+    /// Sets T where it differs from what the training begins with.
+    pub fn set_peers(&mut self, peers: usize) {
+        self.peers = peers;
+    }
+
     /// Steps to train.
     pub fn total_steps(&self) -> u64 {
         self.total_steps

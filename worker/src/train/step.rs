@@ -1,11 +1,27 @@
-//! One step of the cohort: batch → hidden rows → exchange and loss → gradients → one all-reduce → clip → update.
+//! One step of the cohort: batch → hidden rows → exchange and loss → gradients → one all-reduce → agreement → update.
+//!
+//! A step commits on all peers or on none, in three parts:
+//!
+//! 1. **Prepare.** All that the update needs is computed and exchanged: summed gradients, the norm that clips them, and at
+//!    the buddy of each worker the gradients of its peers. The last exchange of this part is one all-to-all ([`agree`]).
+//! 2. **Acknowledge.** A barrier. Who passes it knows that everybody has prepared.
+//! 3. **Commit.** The update: shared parameters, hosted peers, and with the same function, clip factor and learning rate
+//!    the copies that this worker keeps for others. A copy is so bit-equal to its original after every step, at a third
+//!    of the bytes that parameters and moments have, and is never ahead of it.
+//!
+//! When a generation ends in between, a worker has committed step s + 1, or has prepared it, or neither. If any worker
+//! committed, it had passed the barrier, so all had prepared, and every survivor can commit too: it holds its own
+//! update ([`Learner::commit`] again) and, as a buddy, those of whoever is lost. If any survivor had not prepared, nobody
+//! had passed the barrier, so nobody committed, and those that had prepared drop the update ([`Learner::withdraw`]). If all
+//! survivors had prepared and none committed, the lost ones may have; going forward is then right either way. So the
+//! reports of the survivors alone always decide between s and s + 1, and no worker needs to undo anything.
 
 use super::TrainError;
+use super::agreement::{Agreement, LOSSES, Share, Wishes, agree};
 use super::optimizer::{Moments, clip_factor, squared_norm};
 use super::schedule::Plan;
 use crate::data::Batch;
 use crate::exchange::{Exchange, Rows, floats};
-use crate::loss::LossSums;
 use crate::model::{Network, Parameters};
 use medley_common::config::OptimizerConfig;
 use medley_common::events::Losses;
@@ -20,14 +36,38 @@ pub struct Learner {
     pub shared_moments: Moments,
     /// Moments of the hosted encoders.
     pub peer_moments: Vec<Moments>,
+    /// Copies of the peers of this worker's wards, in the order of ranks and of the placement.
+    pub copies: Vec<Copied>,
     /// Updates since the moments were cleared.
     pub updates: u64,
+    pending: Option<Pending>,
+}
+
+/// A peer's private state, kept for the worker that hosts it.
+pub struct Copied {
+    /// Whose.
+    pub peer: u32,
+    /// Its encoder's parameters.
+    pub parameters: Parameters,
+    /// Their moments.
+    pub moments: Moments,
+}
+
+/// A step that is prepared and not committed.
+struct Pending {
+    shared: Tensor,
+    private: Vec<Tensor>,
+    copies: Vec<Tensor>,
+    /// What the gradients are multiplied by.
+    factor: f64,
+    clears_moments: bool,
+    outcome: StepOutcome,
 }
 
 /// What a step did. All but `traffic` and the times is the same on every worker.
 #[derive(Debug, Clone)]
 pub struct StepOutcome {
-    /// Losses of all T peers: means over the batch's rows.
+    /// Losses of all T peers, by position: means over the batch's rows.
     pub losses: Vec<Losses>,
     /// Global norm of all gradients before clipping.
     pub gradient_norm: f64,
@@ -37,8 +77,8 @@ pub struct StepOutcome {
     pub rows: usize,
     /// Rows taken for noise.
     pub truncated_rows: usize,
-    /// Whether any worker was asked to stop.
-    pub stop: bool,
+    /// What any worker was asked to do after the step.
+    pub wishes: Wishes,
     /// Where the time went.
     pub split: Split,
 }
@@ -62,26 +102,46 @@ pub struct Split {
     pub optimizer: Duration,
 }
 
+impl Split {
+    /// All of it.
+    pub fn total(&self) -> Duration {
+        let Self { data, encoder, exchange, loss, backward, reduce, optimizer } = *self;
+        data + encoder + exchange + loss + backward + reduce + optimizer
+    }
+}
+
 impl Learner {
-    /// Fresh moments for a network.
+    /// Fresh moments for a network, and no copies.
     pub fn new(network: Network, config: &OptimizerConfig) -> Self {
         let shared_moments = Moments::new(&network.shared.parameters, config);
         let peer_moments = network.encoders.iter().map(|e| Moments::new(&e.parameters, config)).collect();
-        Self { network, shared_moments, peer_moments, updates: 0 }
+        Self::with_moments(network, shared_moments, peer_moments, Vec::new(), 0)
+    }
+
+    /// A learner of states that are there already.
+    pub fn with_moments(
+        network: Network,
+        shared_moments: Moments,
+        peer_moments: Vec<Moments>,
+        copies: Vec<Copied>,
+        updates: u64,
+    ) -> Self {
+        Self { network, shared_moments, peer_moments, copies, updates, pending: None }
     }
 
     /// Forgets all moments.
     pub fn clear_moments(&mut self) {
         self.shared_moments.clear();
         self.peer_moments.iter_mut().for_each(Moments::clear);
+        self.copies.iter_mut().for_each(|copy| copy.moments.clear());
         self.updates = 0;
     }
 
-    /// Takes step number `step`, 0-based. `stop` says whether this worker was asked to stop after it.
+    /// Takes step number `step`, 0-based. `wishes` says what this worker was asked to do after it.
     ///
     /// # Errors
-    /// When the exchange fails, the step has not happened on this worker. A loss that is not a number fails on every
-    /// worker alike.
+    /// When the exchange fails, the step has not happened on this worker; [`Learner::is_prepared`] says whether it still
+    /// can. A loss that is not a number fails on every worker alike.
     pub fn step(
         &mut self,
         exchange: &mut Exchange,
@@ -89,8 +149,48 @@ impl Learner {
         config: &OptimizerConfig,
         batch: &Batch,
         step: u64,
-        stop: bool,
+        wishes: Wishes,
     ) -> Result<StepOutcome, TrainError> {
+        self.pending = None;
+        self.pending = Some(self.prepare(exchange, plan, config, batch, step, wishes)?);
+        let mut lap = Lap::new();
+        exchange.collective().barrier()?;
+        let acknowledged = lap.time();
+        let mut outcome = self.commit(config).expect("the step was prepared above");
+        outcome.split.reduce += acknowledged;
+        outcome.split.optimizer = lap.time();
+        Ok(outcome)
+    }
+
+    /// Whether a step is prepared that was not committed.
+    pub fn is_prepared(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Commits the prepared step, if there is one.
+    pub fn commit(&mut self, config: &OptimizerConfig) -> Option<StepOutcome> {
+        let pending = self.pending.take()?;
+        if pending.clears_moments {
+            self.clear_moments();
+        }
+        self.update(&pending, config);
+        Some(pending.outcome)
+    }
+
+    /// Drops the prepared step, which nobody committed.
+    pub fn withdraw(&mut self) {
+        self.pending = None;
+    }
+
+    fn prepare(
+        &mut self,
+        exchange: &mut Exchange,
+        plan: &Plan,
+        config: &OptimizerConfig,
+        batch: &Batch,
+        step: u64,
+        wishes: Wishes,
+    ) -> Result<Pending, TrainError> {
         let mut split = Split::default();
         let mut lap = Lap::new();
         let hidden = self.network.train_forward(batch, step);
@@ -108,47 +208,41 @@ impl Learner {
 
         let shared = all_reduce(exchange, gradients.shared)?;
         let norms: Vec<f64> = private.iter().map(squared_norm).collect();
-        let report = agree(exchange, squared_norm(&shared), &norms, &gradients.losses, stop)?;
-        let norm = (report.shared_norm + report.private_norms.iter().sum::<f64>()).sqrt();
+        let (shared_norm, losses) = (squared_norm(&shared), &gradients.losses);
+        let share = Share { shared_norm, norms: &norms, losses, wishes, private: &private };
+        let Agreement { shared_norm, private_norms, losses, wishes, copies } = agree(exchange, &share)?;
+        let norm = (shared_norm + private_norms.iter().sum::<f64>()).sqrt();
         split.reduce = lap.time();
-        let losses = means(&report.losses, targets.len());
+        let losses = means(&losses, targets.len());
         if !norm.is_finite() || losses.iter().any(|loss| !loss.total.is_finite()) {
             return Err(TrainError::NotFinite { step: step + 1 });
         }
-
-        let learning_rate = plan.learning_rate(step);
-        if plan.resets_optimizer(step) {
-            self.clear_moments();
-        }
-        self.update(&shared, &private, clip_factor(norm, config.clip_norm), learning_rate, config);
-        split.optimizer = lap.time();
-        Ok(StepOutcome {
+        let outcome = StepOutcome {
             losses,
             gradient_norm: norm,
-            learning_rate,
+            learning_rate: plan.learning_rate(step),
             rows: targets.len(),
             truncated_rows: gradients.truncated_rows,
-            stop: report.stop,
+            wishes,
             split,
-        })
+        };
+        let factor = clip_factor(norm, config.clip_norm);
+        Ok(Pending { shared, private, copies, factor, clears_moments: plan.resets_optimizer(step), outcome })
     }
 
-    fn update(
-        &mut self,
-        shared: &Tensor,
-        private: &[Tensor],
-        factor: f64,
-        learning_rate: f64,
-        config: &OptimizerConfig,
-    ) {
+    fn update(&mut self, pending: &Pending, config: &OptimizerConfig) {
         self.updates += 1;
-        let updates = self.updates;
+        let (updates, learning_rate) = (self.updates, pending.outcome.learning_rate);
         let apply = |parameters: &Parameters, moments: &mut Moments, gradient: &Tensor| {
-            moments.update(parameters, gradient, factor, learning_rate, updates, config);
+            moments.update(parameters, gradient, pending.factor, learning_rate, updates, config);
         };
-        apply(&self.network.shared.parameters, &mut self.shared_moments, shared);
-        for ((encoder, moments), gradient) in self.network.encoders.iter().zip(&mut self.peer_moments).zip(private) {
+        apply(&self.network.shared.parameters, &mut self.shared_moments, &pending.shared);
+        let hosted = self.network.encoders.iter().zip(&mut self.peer_moments);
+        for ((encoder, moments), gradient) in hosted.zip(&pending.private) {
             apply(&encoder.parameters, moments, gradient);
+        }
+        for (copy, gradient) in self.copies.iter_mut().zip(&pending.copies) {
+            apply(&copy.parameters, &mut copy.moments, gradient);
         }
     }
 }
@@ -165,76 +259,6 @@ fn all_reduce(exchange: &mut Exchange, mut gradient: Tensor) -> Result<Tensor, T
     let mut values = floats::to_vec(&gradient);
     exchange.collective().all_reduce_sum(&mut values)?;
     Ok(floats::to_tensor(&values, &gradient.size(), gradient.device()))
-}
-
-/// Numbers that report a peer's losses.
-const LOSSES: usize = 5;
-
-/// What all workers know after a step.
-struct Report {
-    /// Squared, as rank 0 computed it.
-    shared_norm: f64,
-    /// Squared, by peer.
-    private_norms: Vec<f64>,
-    /// Sums over the batch's rows, by peer: total, cross-entropy, positive, negative, divergence.
-    losses: Vec<[f64; LOSSES]>,
-    stop: bool,
-}
-
-/// Gathers squared norms of gradients, loss sums and stop requests, and adds them up in the order of ranks and peers, so
-/// that all workers hold the same bits. The shared gradient is everybody's, but unlike processors may differ in the last
-/// bit of its norm: rank 0's counts.
-fn agree(
-    exchange: &mut Exchange,
-    shared_norm: f64,
-    norms: &[f64],
-    losses: &LossSums,
-    stop: bool,
-) -> Result<Report, TrainError> {
-    let placement = exchange.placement().clone();
-    let peers = placement.peers();
-    let mut mine = vec![f64::from(u8::from(stop)), shared_norm];
-    mine.extend(losses.peers.iter().flat_map(|p| [p.total, p.ce, p.pos, p.neg, p.kl]));
-    let common = mine.len();
-    mine.extend_from_slice(norms);
-    let lengths = placement.hosted().map(|hosted| common + hosted);
-    let mut received: Vec<Vec<f32>> = lengths.map(|length| vec![0.0; 2 * length]).collect();
-    let mut parts: Vec<&mut [f32]> = received.iter_mut().map(Vec::as_mut_slice).collect();
-    exchange.collective().all_gather(&split_numbers(&mine), &mut parts)?;
-
-    let mut report =
-        Report { shared_norm: 0.0, private_norms: vec![0.0; peers], losses: vec![[0.0; LOSSES]; peers], stop: false };
-    for (rank, received) in received.iter().enumerate() {
-        let numbers = join_numbers(received);
-        report.stop |= numbers[0] > 0.0;
-        if rank == 0 {
-            report.shared_norm = numbers[1];
-        }
-        for (sum, part) in report.losses.iter_mut().zip(numbers[2..common].chunks_exact(LOSSES)) {
-            sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
-        }
-        for (peer, norm) in placement.peers_of(rank).iter().zip(&numbers[common..]) {
-            report.private_norms[*peer as usize] = *norm;
-        }
-    }
-    Ok(report)
-}
-
-/// Each number as a float and what the float leaves of it: 48 bits of precision over a wire of floats.
-pub fn split_numbers(numbers: &[f64]) -> Vec<f32> {
-    numbers
-        .iter()
-        .flat_map(|number| {
-            let high = *number as f32;
-            let rest = if high.is_finite() { (number - f64::from(high)) as f32 } else { 0.0 };
-            [high, rest]
-        })
-        .collect()
-}
-
-/// The inverse of [`split_numbers`].
-pub fn join_numbers(floats: &[f32]) -> Vec<f64> {
-    floats.chunks_exact(2).map(|pair| f64::from(pair[0]) + f64::from(pair[1])).collect()
 }
 
 fn means(sums: &[[f64; LOSSES]], rows: usize) -> Vec<Losses> {

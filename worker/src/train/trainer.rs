@@ -1,17 +1,25 @@
 //! The training loop of one worker.
+//!
+//! A [`Trainer`] lives as long as its process and holds what is the same in every generation, and the states that it
+//! trains. A generation is entered ([`Trainer::enter`]), trained to its end or to a pause ([`Trainer::run`]), and left: by
+//! an end, or by an error of its group, after which [`Trainer::suspended`] tells what is still there. What is to be done
+//! between two steps can be begun again at any point, as recovery needs it.
 
+use super::agreement::Wishes;
 use super::error::TrainError;
 use super::evaluation::Examiner;
-use super::saving::Snapshot;
+use super::holdings::{Held, Snapshot};
+use super::material::Material;
 use super::schedule::Plan;
-use super::step::{Learner, StepOutcome, join_numbers, split_numbers};
-use crate::collective::Traffic;
-use crate::data::{Batch, Dataset, Prefetch, SampleSet, Split};
-use crate::exchange::Exchange;
-use crate::model::Network;
+use super::step::{Learner, StepOutcome};
+use crate::collective::{AbortHandle, Traffic};
+use crate::data::{Batch, Dataset, Prefetch, SampleSet};
+use crate::exchange::{Exchange, Placement};
 use medley_common::config::RunConfig;
 use medley_common::manifest::TrainingState;
 use medley_common::proto;
+use std::cell::OnceCell;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,90 +37,172 @@ pub trait Reporter {
     fn shards(&mut self, shards: proto::ShardsWritten);
     /// Whether this worker was asked to stop.
     fn stop_requested(&self) -> bool;
+    /// Whether this worker was asked to leave its generation after the next step.
+    fn pause_requested(&self) -> Option<proto::Pause> {
+        None
+    }
 }
 
-/// Longest wait for the others after an evaluation, which workers finish at different times. One that dies meanwhile ends
-/// the wait at once: the coordinator hears of it and ends the session.
-const EVALUATION_DEADLINE: Duration = Duration::from_secs(24 * 3600);
+/// How a generation ends without a failure.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ending {
+    /// All work is done.
+    Completed(proto::Completed),
+    /// All workers left after the same step, for this reason.
+    Paused(&'static str),
+}
+
+/// Why training goes no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Halt {
+    Steps,
+    EarlyStopping,
+    Stopped,
+    Paused { reason: &'static str, with_checkpoint: bool },
+}
 
 /// One worker's part of a training.
 pub struct Trainer<'a> {
     pub(super) config: &'a RunConfig,
     pub(super) dataset: &'a Dataset,
     samples: Arc<SampleSet>,
-    plan: Plan,
-    pub(super) learner: Learner,
-    pub(super) exchange: Exchange,
-    examiner: Examiner<'a>,
+    pub(super) plan: Plan,
+    pub(super) device: Device,
     pub(super) run_directory: PathBuf,
+    examiner: OnceCell<Examiner<'a>>,
+    /// Nothing before the first generation.
+    pub(super) learner: Option<Learner>,
+    /// States of peers that are neither hosted here nor copied for another worker at present.
+    pub(super) extras: Vec<Held>,
+    pub(super) placement: Placement,
+    pub(super) abort: AbortHandle,
     pub(super) state: TrainingState,
     /// Committed steps.
     pub(super) step: u64,
+    /// The step at which the generation began.
+    pub(super) entered: Option<u64>,
     /// The step of the last checkpoint.
     pub(super) saved: Option<u64>,
-    evaluation_time: Duration,
+    pub(super) evaluation_time: Duration,
     /// Parameters at the best validation, where training may stop early.
     pub(super) best: Option<Snapshot>,
+    /// Last evaluations that were reported, by subject, step and split.
+    pub(super) evaluated: BTreeSet<(String, u64, &'static str)>,
 }
 
 impl<'a> Trainer<'a> {
-    /// Draws the networks of the peers hosted here and prepares their samples.
-    ///
-    /// # Errors
-    /// When the data yields no samples or candidates, or a batch fewer rows than there are peers.
-    pub fn new(
-        config: &'a RunConfig,
-        dataset: &'a Dataset,
-        exchange: Exchange,
-        device: Device,
-        run_directory: &Path,
-    ) -> Result<Self, TrainError> {
-        let samples = Arc::new(samples(config, dataset)?);
+    /// A trainer that has not entered a generation.
+    pub fn new(material: &'a Material, device: Device, run_directory: &Path) -> Self {
+        let Material { config, dataset, samples } = material;
         let plan = Plan::new(config, samples.steps_per_epoch(config.train.batch_size) as u64);
-        let network = Network::draw(config, dataset.items, exchange.placement().own(), device);
-        let learner = Learner::new(network, &config.optimizer);
-        let examiner = Examiner::new(config, dataset, run_directory)?;
-        Ok(Self {
+        let nobody = Placement::new(vec![vec![0]], 0).expect("one peer on one rank is a placement");
+        Self {
             config,
             dataset,
-            samples,
+            samples: Arc::clone(samples),
             plan,
-            learner,
-            exchange,
-            examiner,
+            device,
             run_directory: run_directory.to_owned(),
+            examiner: OnceCell::new(),
+            learner: None,
+            extras: Vec::new(),
+            placement: nobody,
+            abort: AbortHandle::new(),
             state: TrainingState { items: dataset.items as u64, ..TrainingState::default() },
             step: 0,
+            entered: None,
             saved: None,
             evaluation_time: Duration::ZERO,
             best: None,
-        })
+            evaluated: BTreeSet::new(),
+        }
     }
 
-    /// Trains to the end, evaluates, and returns what to tell the coordinator.
+    /// Trains to the end and evaluates, or to a pause, in the generation that was entered.
     ///
     /// # Errors
     /// The first failure; what was committed stays.
-    pub fn run(&mut self, reporter: &mut dyn Reporter) -> Result<proto::Completed, TrainError> {
-        self.exchange.collective().barrier()?;
-        self.exchange.take_traffic();
+    pub fn run(&mut self, exchange: &mut Exchange, reporter: &mut dyn Reporter) -> Result<Ending, TrainError> {
         reporter.ready(self.describe());
-        let mut reason = self.train(reporter)?;
-        self.save(reporter)?;
-        if reason != "stopped" && !self.finish(reporter)? {
-            reason = "stopped";
+        let halt = self.train(exchange, reporter)?;
+        if halt != (Halt::Paused { reason: PAUSED, with_checkpoint: false }) {
+            self.save(reporter)?;
         }
-        Ok(proto::Completed {
+        let reason = match halt {
+            Halt::Paused { reason, .. } => return Ok(Ending::Paused(reason)),
+            Halt::Stopped => "stopped",
+            _ if !self.finish(reporter)? => "stopped",
+            Halt::Steps => "steps",
+            Halt::EarlyStopping => "early-stopping",
+        };
+        Ok(Ending::Completed(proto::Completed {
             step: self.step,
             reason: reason.into(),
             train_seconds: self.state.train_seconds,
             evaluation_seconds: self.evaluation_time.as_secs_f64(),
             peak_memory_bytes: peak_memory_bytes(),
-        })
+        }))
+    }
+
+    /// What this worker holds, for the coordinator to decide from.
+    pub fn suspended(&self, reason: &str, because_of_rank: Option<usize>) -> proto::Suspended {
+        let mut suspended = proto::Suspended {
+            step: self.step,
+            reason: reason.to_owned(),
+            because_of_rank: because_of_rank.map_or(-1, |rank| rank as i32),
+            ..proto::Suspended::default()
+        };
+        if let Some(learner) = &self.learner {
+            suspended.is_prepared = learner.is_prepared();
+            suspended.peers.clone_from(&learner.network.peers);
+            suspended.state = serde_json::to_string(&self.state).unwrap_or_default();
+            let copies = learner.copies.iter().map(|copy| proto::Replica { peer: copy.peer, step: self.step });
+            let extras = self.extras.iter().map(|held| proto::Replica { peer: held.peer, step: held.step });
+            suspended.replicas = copies.chain(extras).collect();
+        }
+        suspended
+    }
+
+    /// How long the coordinator may take to find out who is left, to wait for a replacement and for it to join.
+    pub fn longest_wait(&self) -> Duration {
+        let (launch, recovery) = (&self.config.launch, &self.config.recovery);
+        Duration::from_millis(launch.join_ms + recovery.reform_ms + recovery.replace_ms)
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &'a RunConfig {
+        self.config
+    }
+
+    /// Committed steps.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// What this worker trains; nothing before its first generation.
+    pub fn learner(&self) -> Option<&Learner> {
+        self.learner.as_ref()
+    }
+
+    /// What the training loop needs beside the tensors.
+    pub fn state(&self) -> &TrainingState {
+        &self.state
+    }
+
+    pub(super) fn entered_learner(&self) -> &Learner {
+        self.learner.as_ref().expect(ENTERED)
+    }
+
+    pub(super) fn examiner(&self) -> Result<&Examiner<'a>, TrainError> {
+        if let Some(examiner) = self.examiner.get() {
+            return Ok(examiner);
+        }
+        let examiner = Examiner::new(self.config, self.dataset, &self.run_directory)?;
+        Ok(self.examiner.get_or_init(|| examiner))
     }
 
     fn describe(&self) -> proto::Ready {
-        let network = &self.learner.network;
+        let network = &self.entered_learner().network;
         proto::Ready {
             data_hash: self.dataset.hash.clone(),
             users: self.dataset.users() as u64,
@@ -123,32 +213,46 @@ impl<'a> Trainer<'a> {
             total_steps: self.plan.total_steps(),
             shared_parameters: network.shared.parameters.len() as u64,
             private_parameters: network.encoders.first().map_or(0, |encoder| encoder.parameters.len() as u64),
+            fewest_rows: self.samples.min_rows(self.config.train.batch_size) as u64,
         }
     }
 
-    /// Steps until the plan, patience or a request ends them; says which.
-    fn train(&mut self, reporter: &mut dyn Reporter) -> Result<&'static str, TrainError> {
-        // A run that had stopped early and is resumed has nothing more to learn.
-        if self.is_out_of_patience() {
-            return Ok("early-stopping");
-        }
-        let mut batches = self.batches()?;
-        while self.step < self.plan.total_steps() {
-            let stop = self.one_step(&mut batches, reporter)?;
-            let last = self.step == self.plan.total_steps();
-            let improved = self.validates_now(last) && self.validate(reporter)?;
+    /// Steps until the plan, patience or a request ends them. What is due after a step stands before the next one, so that
+    /// a generation that begins there does what the last one did not come to.
+    fn train(&mut self, exchange: &mut Exchange, reporter: &mut dyn Reporter) -> Result<Halt, TrainError> {
+        let mut batches = None;
+        let mut wishes = Wishes::NONE;
+        loop {
+            let last = self.step >= self.plan.total_steps();
+            if self.validates_now(last) {
+                self.validate(exchange, reporter)?;
+            }
             if self.is_out_of_patience() {
-                return Ok("early-stopping");
+                return Ok(Halt::EarlyStopping);
             }
-            if stop && !last {
-                return Ok("stopped");
+            if last {
+                return Ok(Halt::Steps);
             }
-            let keeps_best = improved && self.config.train.patience > 0;
-            if !last && (keeps_best || due(self.step, self.config.train.checkpoint_every)) {
+            if wishes.contain(Wishes::STOP) {
+                return Ok(Halt::Stopped);
+            }
+            if self.is_rescheduled() {
+                return Ok(Halt::Paused { reason: "schedule", with_checkpoint: true });
+            }
+            if wishes.contain(Wishes::PAUSE) {
+                let with_checkpoint = wishes.contain(Wishes::PAUSE_WITH_CHECKPOINT);
+                return Ok(Halt::Paused { reason: PAUSED, with_checkpoint });
+            }
+            if self.saves_now() {
                 self.save(reporter)?;
             }
+            if batches.is_none() {
+                batches = Some(self.batches()?);
+            }
+            if let Some(batches) = &mut batches {
+                wishes = self.one_step(exchange, batches, reporter)?;
+            }
         }
-        Ok("steps")
     }
 
     /// The batches of the steps to come.
@@ -167,46 +271,73 @@ impl<'a> Trainer<'a> {
     fn validates_now(&self, last: bool) -> bool {
         let train = &self.config.train;
         let now = if last { train.patience > 0 } else { due(self.step, train.evaluate_every) };
-        now && !self.config.data.train_on_validation
+        now && self.step > 0 && self.state.validated_step != Some(self.step) && !self.config.data.train_on_validation
     }
 
-    /// Takes a step and reports it; returns whether somebody asked to stop.
-    fn one_step(&mut self, batches: &mut Prefetch<Batch>, reporter: &mut dyn Reporter) -> Result<bool, TrainError> {
+    /// Whether the schedule changes T here. A generation that began here has the T that the coordinator wants.
+    fn is_rescheduled(&self) -> bool {
+        let cohort = &self.config.cohort;
+        self.entered != Some(self.step)
+            && cohort.schedule.iter().any(|change| change.step == self.step)
+            && cohort.peers_after(self.step) != self.placement.peers()
+    }
+
+    fn saves_now(&self) -> bool {
+        let train = &self.config.train;
+        let is_best = train.patience > 0 && self.state.best_metric.is_some() && self.state.best_step == self.step;
+        self.step > 0 && (is_best || due(self.step, train.checkpoint_every))
+    }
+
+    /// Takes a step and reports it; returns what anybody asked for.
+    fn one_step(
+        &mut self,
+        exchange: &mut Exchange,
+        batches: &mut Prefetch<Batch>,
+        reporter: &mut dyn Reporter,
+    ) -> Result<Wishes, TrainError> {
         let start = Instant::now();
         let batch = batches.take()?;
         let waited = start.elapsed();
-        let mut outcome = self.learner.step(
-            &mut self.exchange,
-            &self.plan,
-            &self.config.optimizer,
-            &batch,
-            self.step,
-            reporter.stop_requested(),
-        )?;
+        let mine = wishes(reporter);
+        let (config, step) = (&self.config.optimizer, self.step);
+        let learner = self.learner.as_mut().expect(ENTERED);
+        let mut outcome = learner.step(exchange, &self.plan, config, &batch, step, mine)?;
         outcome.split.data = waited;
-        let seconds = start.elapsed().as_secs_f64();
-        tracing::debug!(step = self.step + 1, seconds, split = ?outcome.split, "step");
-        let traffic = self.exchange.take_traffic();
+        let traffic = exchange.take_traffic();
+        self.committed(&outcome, start.elapsed(), traffic, reporter);
+        Ok(outcome.wishes)
+    }
+
+    /// Counts a committed step and reports it.
+    pub(super) fn committed(
+        &mut self,
+        outcome: &StepOutcome,
+        took: Duration,
+        traffic: Traffic,
+        reporter: &mut dyn Reporter,
+    ) {
+        let seconds = took.as_secs_f64();
         self.step += 1;
-        self.state.optimizer_steps = self.learner.updates;
+        tracing::debug!(step = self.step, seconds, split = ?outcome.split, "step");
+        self.state.optimizer_steps = self.entered_learner().updates;
         self.state.train_seconds += seconds;
         self.state.rows += outcome.rows as u64;
         self.state.bytes_sent += traffic.sent;
-        reporter.step(self.record(&outcome, seconds, traffic));
-        Ok(outcome.stop)
+        reporter.step(self.record(outcome, seconds, traffic));
     }
 
     fn record(&self, outcome: &StepOutcome, seconds: f64, traffic: Traffic) -> proto::StepRecord {
-        let losses = self.learner.network.peers.iter().map(|peer| {
-            let loss = &outcome.losses[*peer as usize];
-            proto::PeerLoss {
+        let reported = self.placement.reported(self.placement.rank());
+        let losses = reported.iter().filter_map(|peer| {
+            let loss = &outcome.losses[self.placement.position(*peer)?];
+            Some(proto::PeerLoss {
                 peer: *peer,
                 total: loss.total,
                 cross_entropy: loss.cross_entropy,
                 positive: loss.positive,
                 negative: loss.negative,
                 divergence: loss.divergence,
-            }
+            })
         });
         proto::StepRecord {
             step: self.step,
@@ -221,82 +352,22 @@ impl<'a> Trainer<'a> {
             stage: self.plan.stage(self.step - 1).name.into(),
         }
     }
-
-    /// Validates the hosted peers and agrees with the others on the best; returns whether it is the best so far.
-    fn validate(&mut self, reporter: &mut dyn Reporter) -> Result<bool, TrainError> {
-        let start = Instant::now();
-        let limit = self.config.evaluation.validation_users;
-        // The others wait for this worker's metric: a request to stop is heard after the next step.
-        let mine = self.examiner.peers(&self.learner.network, Split::Valid, limit, self.step, false, reporter)?;
-        let best = self.agree_on_best(mine.unwrap_or(f64::NEG_INFINITY))?;
-        self.evaluation_time += start.elapsed();
-        if !self.plan.chooses_after(self.step) {
-            return Ok(false);
-        }
-        let improved = self.state.best_metric.is_none_or(|before| best > before);
-        if improved {
-            self.state.best_metric = Some(best);
-            self.state.best_step = self.step;
-            self.state.evaluations_without_improvement = 0;
-            if self.config.train.patience > 0 {
-                self.best = Some(self.snapshot());
-            }
-        } else {
-            self.state.evaluations_without_improvement += 1;
-        }
-        Ok(improved)
-    }
-
-    /// The best of all workers' metrics.
-    fn agree_on_best(&mut self, mine: f64) -> Result<f64, TrainError> {
-        let collective = self.exchange.collective();
-        collective.set_deadline(EVALUATION_DEADLINE);
-        let mut received = vec![vec![0.0; 2]; collective.world_size()];
-        let mut parts: Vec<&mut [f32]> = received.iter_mut().map(Vec::as_mut_slice).collect();
-        let gathered = collective.all_gather(&split_numbers(&[mine]), &mut parts);
-        collective.set_deadline(Duration::from_secs_f64(self.config.exchange.deadline_seconds));
-        gathered?;
-        self.exchange.take_traffic();
-        Ok(received.iter().flat_map(|floats| join_numbers(floats)).fold(f64::NEG_INFINITY, f64::max))
-    }
-
-    /// The end: the full evaluation, of the best parameters where training may stop early. Returns false where a request
-    /// to stop cut it short.
-    fn finish(&mut self, reporter: &mut dyn Reporter) -> Result<bool, TrainError> {
-        let start = Instant::now();
-        if self.config.method.name.is_trained() {
-            let step = self.return_to_best();
-            let network = &self.learner.network;
-            let splits = [Split::Valid, Split::Test];
-            for split in splits.into_iter().skip(usize::from(self.config.data.train_on_validation)) {
-                if self.examiner.peers(network, split, 0, step, true, reporter)?.is_none() {
-                    return Ok(false);
-                }
-            }
-        }
-        if self.exchange.placement().rank() == 0 {
-            self.examiner.baselines(reporter)?;
-            self.examiner.write_candidates()?;
-        }
-        self.evaluation_time += start.elapsed();
-        Ok(true)
-    }
 }
 
-/// The samples of a configuration, refused when a batch would have fewer rows than there are peers.
-///
-/// # Errors
-/// When there are no samples, or too few rows.
-pub fn samples(config: &RunConfig, dataset: &Dataset) -> Result<SampleSet, TrainError> {
-    let samples = SampleSet::new(dataset, &config.data, &config.samples, config.network.kind, config.seed)?;
-    let rows = samples.min_rows(config.train.batch_size);
-    if config.method.name.is_trained() && rows < config.cohort.peers {
-        return Err(TrainError::Input(format!(
-            "cohort.peers: is {}, but a batch may have only {rows} rows, fewer than one a peer; raise train.batch_size or lower cohort.peers",
-            config.cohort.peers
-        )));
-    }
-    Ok(samples)
+/// Why a worker that was asked to leaves its generation.
+const PAUSED: &str = "paused";
+
+/// Why there is a learner where one is needed.
+const ENTERED: &str = "a generation was entered";
+
+/// What this worker was asked for.
+fn wishes(reporter: &dyn Reporter) -> Wishes {
+    let pause = match reporter.pause_requested() {
+        Some(proto::Pause { checkpoint: true }) => Wishes::PAUSE_WITH_CHECKPOINT,
+        Some(_) => Wishes::PAUSE,
+        None => Wishes::NONE,
+    };
+    pause | if reporter.stop_requested() { Wishes::STOP } else { Wishes::NONE }
 }
 
 /// Whether something that happens every so many steps (0: never) happens now.

@@ -14,7 +14,7 @@ use medley_worker::collective::{
 use medley_worker::data::Dataset;
 use medley_worker::data::generate::{GenerateOptions, generate};
 use medley_worker::exchange::{Exchange, Placement};
-use medley_worker::train::{Reporter, Trainer};
+use medley_worker::train::{Ending, Entry, Material, Reporter, Trainer};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -77,7 +77,7 @@ pub fn train(
 ) -> Vec<Recorder> {
     static JOB: AtomicU64 = AtomicU64::new(0);
     let job = format!("test-{}", JOB.fetch_add(1, Ordering::SeqCst));
-    let dataset = Dataset::load(&config.data).unwrap();
+    let material = Material::load(config.clone()).unwrap();
     let listeners: Vec<Listener> = ranks.iter().map(|_| Listener::bind("127.0.0.1:0").unwrap()).collect();
     let addresses: Vec<String> = listeners.iter().map(|l| l.local_addr().to_string()).collect();
     std::thread::scope(|scope| {
@@ -85,17 +85,22 @@ pub fn train(
             .iter()
             .enumerate()
             .map(|(rank, listener)| {
-                let (addresses, job, dataset) = (addresses.clone(), job.clone(), &dataset);
+                let (addresses, job, material) = (addresses.clone(), job.clone(), &material);
                 scope.spawn(move || {
                     let collective = group(listener, rank, addresses, job);
                     let placement = Placement::new(ranks.to_vec(), rank).unwrap();
-                    let exchange = Exchange::new(collective, placement, config);
-                    let mut trainer = Trainer::new(config, dataset, exchange, tch::Device::Cpu, run_directory).unwrap();
-                    if let Some(checkpoint) = checkpoint {
-                        trainer.restore(checkpoint).unwrap();
-                    }
+                    let entry = match checkpoint {
+                        Some(directory) => Entry::checkpoint(&placement, directory).unwrap(),
+                        None => Entry::fresh(&placement),
+                    };
+                    let mut exchange = Exchange::new(collective, placement, &material.config);
+                    let mut trainer = Trainer::new(material, tch::Device::Cpu, run_directory);
                     let mut recorder = Recorder { stop_after, ..Recorder::default() };
-                    recorder.completed = Some(trainer.run(&mut recorder).unwrap());
+                    trainer.enter(&mut exchange, &entry, &mut recorder).unwrap();
+                    match trainer.run(&mut exchange, &mut recorder).unwrap() {
+                        Ending::Completed(completed) => recorder.completed = Some(completed),
+                        Ending::Paused(reason) => panic!("paused: {reason}"),
+                    }
                     recorder
                 })
             })
@@ -115,15 +120,17 @@ fn group(listener: &Listener, rank: usize, addresses: Vec<String>, job: String) 
 
 /// The total loss of every peer in every step.
 pub fn curves(recorders: &[Recorder]) -> BTreeMap<u32, Vec<f64>> {
-    let mut curves: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
+    let mut curves: BTreeMap<u32, BTreeMap<u64, f64>> = BTreeMap::new();
     for recorder in recorders {
         for record in &recorder.steps {
             for loss in &record.losses {
-                curves.entry(loss.peer).or_default().push(loss.total);
+                // A host and its buddy report the same.
+                let before = curves.entry(loss.peer).or_default().insert(record.step, loss.total);
+                assert!(before.is_none_or(|before| before == loss.total), "one loss of a peer in a step");
             }
         }
     }
-    curves
+    curves.into_iter().map(|(peer, losses)| (peer, losses.into_values().collect())).collect()
 }
 
 /// Does what the coordinator does when all files of a checkpoint are there.

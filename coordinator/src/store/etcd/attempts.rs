@@ -61,7 +61,7 @@ where
     let mut pause = PAUSES.0;
     let mut asked = 0_u32;
     let mut next = begun;
-    // Dropped with this future, and all requests with it.
+    // Dropped with this future, and then all requests with it.
     let mut requests = JoinSet::new();
     loop {
         tokio::select! {
@@ -72,7 +72,12 @@ where
                     continue;
                 };
                 match answer {
-                    Ok(value) => return Ok(Answer { value, is_repeated: asked > 1 }),
+                    Ok(value) => {
+                        // Those that hang may go on until their limit: while they do, what is asked next goes to
+                        // other members.
+                        requests.detach_all();
+                        return Ok(Answer { value, is_repeated: asked > 1 });
+                    }
                     Err(error) => match classify(&error) {
                         Verdict::Passing => {
                             last = describe(&error);

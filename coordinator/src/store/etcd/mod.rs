@@ -1,6 +1,6 @@
 //! The store that several coordinators share: the keys below `/medley/JOB/` of an etcd cluster.
 //!
-//! [`connection`] opens it, [`attempts`] asks until some member answers, [`write`] changes keys exactly as often as
+//! [`connection`] opens it, [`attempts`] asks until some member answers, [`mod@write`] changes keys exactly as often as
 //! asked to, [`follow`] watches them, [`lease`] holds them for a time.
 
 mod attempts;

@@ -30,6 +30,13 @@ enum Form {
 }
 
 impl Form {
+    fn of(parameters: &Parameters, config: &OptimizerConfig) -> Self {
+        match parameters.values().device() {
+            Device::Cpu => Self::fused(parameters, config),
+            _ => Self::tensors(parameters, config),
+        }
+    }
+
     fn fused(parameters: &Parameters, config: &OptimizerConfig) -> Self {
         let is_textbook = config.variant == OptimizerVariant::Textbook;
         let decays = |specification: &crate::model::Specification| is_textbook || specification.decays;
@@ -48,11 +55,12 @@ impl Form {
 impl Moments {
     /// Zero moments for some parameters.
     pub fn new(parameters: &Parameters, config: &OptimizerConfig) -> Self {
-        let form = match parameters.values().device() {
-            Device::Cpu => Form::fused(parameters, config),
-            _ => Form::tensors(parameters, config),
-        };
-        Self::in_form(form, parameters)
+        Self::in_form(Form::of(parameters, config), parameters)
+    }
+
+    /// Moments `[len]` that are there already, which are not copied.
+    pub fn over(parameters: &Parameters, config: &OptimizerConfig, first: Tensor, second: Tensor) -> Self {
+        Self { first, second, form: Form::of(parameters, config) }
     }
 
     fn in_form(form: Form, parameters: &Parameters) -> Self {
