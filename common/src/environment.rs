@@ -21,3 +21,6 @@ pub const FIXTURES: &str = "MEDLEY_FIXTURES";
 
 /// Set for the tests: that etcd cannot be installed is an error, and no reason to skip those that need it.
 pub const REQUIRE_ETCD: &str = "MEDLEY_REQUIRE_ETCD";
+
+/// Faults that a worker does to itself, for the tests of recovery: a JSON list of [`crate::faults::Fault`].
+pub const FAULTS: &str = "MEDLEY_FAULTS";

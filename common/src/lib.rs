@@ -8,11 +8,13 @@
 //! 5. [`manifest`]: what makes a checkpoint complete.
 //! 6. [`exit`]: what the exit codes mean.
 //! 7. [`environment`]: every environment variable that Medley reads.
+//! 8. [`faults`]: what can be done to a job on purpose.
 
 pub mod config;
 pub mod environment;
 pub mod events;
 pub mod exit;
+pub mod faults;
 pub mod hash;
 mod json;
 pub mod manifest;

@@ -1,12 +1,13 @@
 //! Writing files of a checkpoint, each synced before it is reported.
 
+use crate::faults;
 use crate::model::Parameters;
 use crate::train::optimizer::Moments;
 use medley_common::hash;
 use medley_common::manifest::ManifestFile;
 use safetensors::tensor::{Dtype, TensorView};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use tch::{Device, Tensor};
 
@@ -51,7 +52,7 @@ fn write(
     }
     let bytes = safetensors::serialize(views, None).map_err(io::Error::other)?;
     let mut file = File::create(directory.join(name))?;
-    file.write_all(&bytes)?;
+    faults::write(&mut file, &bytes, directory)?;
     file.sync_all()?;
     Ok(ManifestFile { name: name.into(), bytes: bytes.len() as u64, sha256: hash::sha256(&bytes) })
 }

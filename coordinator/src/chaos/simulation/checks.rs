@@ -176,9 +176,13 @@ impl World {
         self.checks.check(start.state.contains(&state_of), || {
             format!("the state is not that of step {step}: {}", start.state)
         });
+        // A peer may have come at this step with the last generation, which took no step.
+        let last = self.groups.values().next_back().filter(|group| group.current.step == step);
+        let came = last.map(|group| Rc::clone(&group.current));
         let mut peers = BTreeMap::new();
         for (peer, origin) in &start.peers {
-            let known = before.peers.get(peer).copied();
+            let known = before.peers.get(peer).or_else(|| came.as_ref()?.peers.get(peer)).copied();
+            let is_known = |state: &Lineage| known.is_none_or(|known| known == *state);
             let state = match origin {
                 Origin::Rank(rank) => known.or_else(|| {
                     let holder = members.get(*rank as usize)?;
@@ -188,14 +192,13 @@ impl World {
                     Some(state)
                 }),
                 Origin::Checkpoint(directory) => {
-                    self.checks.check(known.is_none(), || format!("peer {peer} is held and read from {directory}"));
                     let checkpoint = self.checkpoints.get(directory);
-                    checkpoint.and_then(|checkpoint| checkpoint.peers.get(peer).copied())
+                    checkpoint.and_then(|checkpoint| checkpoint.peers.get(peer).copied()).filter(is_known)
                 }
                 Origin::CopyOf { peer: source, .. } => {
-                    before.peers.get(source).map(|state| copied(*state, *peer, step)).filter(|_| known.is_none())
+                    before.peers.get(source).map(|state| copied(*state, *peer, step)).filter(is_known)
                 }
-                Origin::Fresh => Some(fresh(*peer)).filter(|_| known.is_none()),
+                Origin::Fresh => Some(fresh(*peer)).filter(is_known),
             };
             match state {
                 Some(state) => drop(peers.insert(*peer, state)),

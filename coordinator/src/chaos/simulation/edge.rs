@@ -216,7 +216,10 @@ impl World {
                     self.processes[id].slowness = factor;
                 }
             }
-            Fault::CoordinatorPauses { time } => self.paused_until = self.now + time,
+            Fault::CoordinatorPauses { time } => {
+                self.paused_until = self.paused_until.max(self.now + time);
+                self.queue.push(self.paused_until, Happening::Resumes);
+            }
             Fault::Fails { slot, bad_input, is_final } => {
                 if let Some(id) = in_slot(&slot) {
                     self.report(id, Report::Failed { message: "a file is broken".into(), bad_input, is_final });

@@ -48,27 +48,76 @@ pub enum Moment {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fault {
     /// SIGKILL.
-    Kill { slot: Slot },
+    Kill {
+        /// Whose.
+        slot: Slot,
+    },
     /// SIGKILL in the middle of a step.
-    KillAt { slot: Slot, step: u64, moment: Moment },
+    KillAt {
+        /// Whose.
+        slot: Slot,
+        /// In the course of the step after this one, or of the next one at which it can be.
+        step: u64,
+        /// Where in it.
+        moment: Moment,
+    },
     /// A machine loses its power: nobody hears of its end.
-    HostDies { host: u32 },
+    HostDies {
+        /// Which.
+        host: u32,
+    },
     /// SIGSTOP, then SIGCONT.
-    Freeze { slot: Slot, time: Time },
+    Freeze {
+        /// Whose.
+        slot: Slot,
+        /// For how long, in microseconds.
+        time: Time,
+    },
     /// A worker's connection to the coordinator breaks, and can be made again at once.
-    SessionBreaks { slot: Slot },
+    SessionBreaks {
+        /// Whose.
+        slot: Slot,
+    },
     /// Nothing passes between a worker and the coordinator.
-    CutOff { slot: Slot, time: Time },
+    CutOff {
+        /// Whose.
+        slot: Slot,
+        /// For how long, in microseconds.
+        time: Time,
+    },
     /// Nothing passes between two workers.
-    Cut { between: [Slot; 2], time: Time },
+    Cut {
+        /// Whose.
+        between: [Slot; 2],
+        /// For how long, in microseconds.
+        time: Time,
+    },
     /// A worker computes so many times longer from now on.
-    Slow { slot: Slot, factor: u64 },
+    Slow {
+        /// Whose.
+        slot: Slot,
+        /// How many times.
+        factor: u64,
+    },
     /// The coordinator's process is stopped, then continued.
-    CoordinatorPauses { time: Time },
+    CoordinatorPauses {
+        /// For how long, in microseconds.
+        time: Time,
+    },
     /// A worker's own error.
-    Fails { slot: Slot, bad_input: bool, is_final: bool },
+    Fails {
+        /// Whose.
+        slot: Slot,
+        /// The user's input is at fault.
+        bad_input: bool,
+        /// Another attempt would fail in the same way.
+        is_final: bool,
+    },
     /// Every process in a slot ends soon after its start from now on.
-    CrashLoop { slot: Slot },
+    CrashLoop {
+        /// Whose.
+        slot: Slot,
+    },
     /// The next checkpoint cannot be committed.
     CommitFails,
     /// Somebody asks the job to stop.

@@ -11,7 +11,7 @@ use super::{Outline, Violation};
 use crate::cluster::{Assignment, Cluster, Commit, Event, Joined, Outcome, Report, SessionNumber, Slot, State};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -61,6 +61,8 @@ pub enum Happening {
     Evaluated { process: ProcessId, generation: u64 },
     /// A process that left its generation waits for no other any longer.
     Despairs { process: ProcessId, generation: u64 },
+    /// The coordinator's process is continued.
+    Resumes,
     /// SIGCONT.
     Thaws { process: ProcessId },
     /// Something befalls the job.
@@ -134,6 +136,8 @@ pub struct World {
     pub(super) loops: BTreeSet<Slot>,
     pub(super) commit_fails: bool,
     pub(super) paused_until: Time,
+    /// What waits for the coordinator meanwhile, in its order.
+    pub(super) waiting: VecDeque<Happening>,
     /// Staged files, by step and name: the state that each holds.
     pub(super) staged: BTreeMap<(u64, String), u64>,
     /// Committed checkpoints by directory.
@@ -160,6 +164,7 @@ impl World {
             loops: BTreeSet::new(),
             commit_fails: false,
             paused_until: 0,
+            waiting: VecDeque::new(),
             staged: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
             checks: Checks::new(&schedule),
@@ -217,7 +222,7 @@ impl World {
 
     fn happen(&mut self, happening: Happening) {
         if happening.is_for_coordinator() && self.now < self.paused_until {
-            return self.queue.push(self.paused_until, happening);
+            return self.waiting.push_back(happening);
         }
         if let Some(process) = happening.subject() {
             let process = &mut self.processes[process];
@@ -279,6 +284,12 @@ impl World {
                     self.end(process, true);
                 }
             }
+            Happening::Resumes if self.now >= self.paused_until => {
+                for waiting in std::mem::take(&mut self.waiting) {
+                    self.happen(waiting);
+                }
+            }
+            Happening::Resumes => {}
             Happening::Thaws { process } => {
                 let process = &mut self.processes[process];
                 if self.now >= process.frozen_until {
