@@ -1,12 +1,14 @@
 //! The `medley` command.
 //!
-//! [`run`] trains a cohort and [`scale`] changes it meanwhile; [`chaos`] disturbs one on purpose; [`config`] checks and shows configurations; [`report`] compares runs; [`pass_on`] hands
+//! [`run`] trains a cohort and [`scale`] changes it meanwhile; [`chaos`] disturbs one on purpose; [`coordinate`] is
+//! for clusters; [`config`] checks and shows configurations; [`report`] compares runs; [`pass_on`] hands
 //! `data` and `evaluate` to `medley-worker`, which has the networks and the data readers; [`logging`] says where
 //! logs go. Results go to standard output, all else to standard error; an error is one line and an exit code of
 //! [`medley_common::exit`].
 
 mod chaos;
 mod config;
+mod coordinate;
 mod logging;
 mod pass_on;
 mod report;
@@ -46,6 +48,7 @@ enum Command {
     Run(Box<run::RunArgs>),
     Scale(scale::ScaleArgs),
     Chaos(chaos::ChaosArgs),
+    Coordinate(Box<coordinate::CoordinateArgs>),
     #[command(subcommand)]
     Config(config::ConfigCommand),
     /// Look at, convert and generate interaction data
@@ -92,6 +95,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Run(arguments) => run::run(&arguments),
         Command::Scale(arguments) => scale::run(&arguments),
         Command::Chaos(arguments) => chaos::run(&arguments),
+        Command::Coordinate(arguments) => coordinate::run(&arguments),
         Command::Config(command) => config::run(command),
         Command::Data(arguments) => pass_on::run("data", &arguments),
         Command::Evaluate(arguments) => pass_on::run("evaluate", &arguments),

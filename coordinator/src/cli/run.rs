@@ -77,10 +77,10 @@ const RESUMABLE: [&str; 8] = [
 ];
 
 /// What is to be done, after everything that the command line alone can tell has been checked.
-struct Plan {
-    config: RunConfig,
-    directory: PathBuf,
-    resume: bool,
+pub(super) struct Plan {
+    pub config: RunConfig,
+    pub directory: PathBuf,
+    pub resume: bool,
 }
 
 /// Runs `medley run`.
@@ -155,13 +155,19 @@ fn earlier(directory: &Path) -> Result<History, CliError> {
 }
 
 fn observers(plan: &Plan, recorder: &Recorder, screen: &Screen, is_quiet: bool) -> Vec<Box<dyn Observer>> {
+    let mut observers = recording_observers(plan, recorder);
+    if !is_quiet {
+        observers.push(terminal::observer(&plan.config, screen));
+    }
+    observers
+}
+
+/// Those that write to the run directory.
+pub(super) fn recording_observers(plan: &Plan, recorder: &Recorder) -> Vec<Box<dyn Observer>> {
     let mut observers: Vec<Box<dyn Observer>> =
         vec![Box::new(EventLog::new(&plan.directory)), Box::new(recorder.clone())];
     if plan.config.output.tensorboard {
         observers.push(Box::new(TensorBoard::new(&plan.directory)));
-    }
-    if !is_quiet {
-        observers.push(terminal::observer(&plan.config, screen));
     }
     observers
 }
@@ -184,7 +190,7 @@ fn train(plan: &Plan, observers: Vec<Box<dyn Observer>>) -> (i32, Option<String>
 }
 
 /// Writes the summary and the plots. A disk that is full now must not hide the results from the terminal.
-fn leave(plan: &Plan, history: &History, failure: Option<&str>) -> Summary {
+pub(super) fn leave(plan: &Plan, history: &History, failure: Option<&str>) -> Summary {
     let summary = summary::summarize(history, &plan.config, failure);
     if let Err(error) = summary::write(&summary, &plan.directory) {
         tracing::warn!("cannot write {}: {error}", plan.directory.join(run_directory::SUMMARY).display());

@@ -214,6 +214,7 @@ fn describe(action: &Action) -> String {
             JobEvent::Ready { .. } => "log ready".into(),
             JobEvent::Evaluation(evaluation) => format!("log evaluation of {}", evaluation.subject),
             JobEvent::JobStarted { .. } => "log started".into(),
+            JobEvent::Led { .. } => "log led".into(),
         },
     }
 }
