@@ -20,10 +20,7 @@ static DISK_WAS_FULL: AtomicBool = AtomicBool::new(false);
 
 /// The variable cannot be understood.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "{}: {0}; it is a JSON list of faults such as [{{\"fail_at\": {{\"rank\": 1, \"step\": 7}}}}]",
-    environment::FAULTS
-)]
+#[error("{variable}: {0}; it is a JSON list of faults such as [{{\"fail_at\": {{\"rank\": 1, \"step\": 7}}}}]", variable = environment::FAULTS)]
 pub struct FaultsError(serde_json::Error);
 
 /// Reads what is planned, once.
