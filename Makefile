@@ -5,7 +5,7 @@ SHELL := /usr/bin/env bash
 .DEFAULT_GOAL := help
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help setup build demo test lint fmt clippy deny doc bench bench-kernels bench-gate bench-growth clean
+.PHONY: help setup build demo test lint fmt clippy deny doc bench bench-kernels bench-gate bench-growth chaos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ bench-gate: build ## fails when a step or the loss got slower against its matrix
 
 bench-growth: build ## how time, bytes and memory grow with the cohort, and a model of it: bench/GROWTH.md
 	$(TARGET)/release/medley-worker bench growth --output bench
+
+chaos: build ## faults on purpose: 10,000 simulated schedules, real jobs whose workers are killed, stopped, cut off: bench/CHAOS.md
+	@scripts/chaos
 
 clean: ## remove what cargo built (libtorch in the cache and runs/ stay)
 	cargo clean

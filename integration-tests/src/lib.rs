@@ -5,6 +5,7 @@
 #![allow(clippy::expect_used)]
 
 pub mod etcd;
+pub mod hosts;
 
 use medley_common::events::{Event, EventLine};
 use medley_common::run_directory;

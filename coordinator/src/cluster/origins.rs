@@ -47,7 +47,7 @@ pub struct Standing {
     pub shared: Vec<Slot>,
     /// Who holds a peer at that step, its host first.
     pub peers: BTreeMap<u32, Vec<Slot>>,
-    /// Who holds a peer that took no part, as it was when it left.
+    /// Who holds a peer as it was when it left: one that took no part, or that was about to come back.
     pub parked: BTreeMap<u32, Vec<Slot>>,
     /// `TrainingState` at that step, as JSON.
     pub state: String,
@@ -85,11 +85,11 @@ impl Standing {
                 standing.peers.entry(*peer).or_default().insert(0, *slot);
             }
             for (peer, taken) in &held.replicas {
-                if active.contains(peer) && *taken == held.step {
-                    standing.peers.entry(*peer).or_default().push(*slot);
-                } else if !active.contains(peer) {
-                    standing.parked.entry(*peer).or_default().push(*slot);
-                }
+                let holders = match active.contains(peer) && *taken == held.step {
+                    true => &mut standing.peers,
+                    false => &mut standing.parked,
+                };
+                holders.entry(*peer).or_default().push(*slot);
             }
         }
         Some(standing)
@@ -127,8 +127,9 @@ impl Sources<'_> {
     /// Who must be members for that, where the state of all these peers is to be had.
     pub fn holders(&self, peers: impl Iterator<Item = u32>) -> BTreeSet<Slot> {
         let first = |holders: &Vec<Slot>| holders.first().copied();
-        let mut holders: BTreeSet<Slot> =
-            peers.filter_map(|peer| self.standing.peers.get(&peer).and_then(first)).collect();
+        let Standing { peers: present, parked, .. } = self.standing;
+        let held = |peer| present.get(&peer).or_else(|| parked.get(&peer)).and_then(first);
+        let mut holders: BTreeSet<Slot> = peers.filter_map(held).collect();
         if holders.is_empty() {
             holders.extend(first(&self.standing.shared));
         }
@@ -138,7 +139,8 @@ impl Sources<'_> {
     /// The origin that a peer had in the last generation, where that is still there.
     fn again(&self, peer: u32) -> Option<Origin> {
         match self.began?.get(&peer)? {
-            Origin::Rank(_) => None,
+            // As it had left, if that is where it was to come from: who takes part drops such a copy.
+            Origin::Rank(_) => self.held(&self.standing.parked, peer).map(Origin::Rank),
             Origin::CopyOf { peer, noise, .. } => {
                 let rank = self.held(&self.standing.peers, *peer)?;
                 Some(Origin::CopyOf { peer: *peer, rank, noise: *noise })
@@ -208,6 +210,7 @@ mod tests {
         let survivors = BTreeMap::from([(0, held(6, true, &[0], &[])), (1, held(8, false, &[1], &[(0, 7)]))]);
         let standing = Standing::of(&survivors, &[0, 1]).unwrap();
         assert_eq!((standing.shared, standing.peers), (vec![1], BTreeMap::from([(1, vec![1])])));
+        assert_eq!(standing.parked, BTreeMap::from([(0, vec![1])]), "older than the step");
         assert_eq!(Standing::of(&BTreeMap::from([(0, Suspended::default())]), &[0]), None);
     }
 

@@ -250,7 +250,7 @@ impl Cluster {
         let before = self.active();
         let must_hold = || active.intersection(&before).copied();
         let anybody = |_| Some(0);
-        let holders = self.sources(standing, &anybody).holders(must_hold());
+        let holders = self.sources(standing, &anybody).holders(active.iter().copied());
         let mut wanted = self.wanted_workers as usize;
         loop {
             let found = self.seats_for(&active, &holders, wanted);

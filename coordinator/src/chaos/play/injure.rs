@@ -60,19 +60,31 @@ pub struct Injuries {
     /// The next one strikes then.
     strikes: Option<Instant>,
     records: Vec<Record>,
-    /// The last one's consequences are not over, since then.
-    open: Option<Instant>,
+    /// The last one's consequences are not over.
+    open: Option<Open>,
     /// Stopped processes, and when they are continued.
     stopped: Vec<(Instant, u32)>,
     step: u64,
+    /// When the last step was committed, since the Unix epoch.
+    stepped_at: f64,
     begun: Option<Instant>,
     step_seconds: f64,
+}
+
+/// A fault whose consequences are not over.
+#[derive(Debug)]
+struct Open {
+    since: Instant,
+    is_noticed: bool,
+    ends_generation: bool,
 }
 
 impl Injuries {
     /// Of a scenario; `random` draws the moments.
     pub fn new(scenario: &Scenario, random: ChaCha8Rng) -> Self {
         let mut planned: Vec<Planned> = scenario.events.clone();
+        // A slow disk is nothing that anybody notices.
+        planned.retain(|planned| !matches!(planned.fault, Fault::SlowDisk { .. }));
         let order = |planned: &Planned| (planned.at_step.unwrap_or(0), planned.after_seconds.unwrap_or(0.0));
         planned.sort_by(|one, other| order(one).partial_cmp(&order(other)).unwrap_or(std::cmp::Ordering::Equal));
         Self {
@@ -83,6 +95,7 @@ impl Injuries {
             open: None,
             stopped: Vec::new(),
             step: 0,
+            stepped_at: 0.0,
             begun: None,
             step_seconds: 0.01,
         }
@@ -100,20 +113,26 @@ impl Injuries {
                 Event::Step(step) => {
                     self.begun.get_or_insert_with(Instant::now);
                     self.step_seconds = step.seconds;
-                    self.stepped(step.step, *time, tell);
+                    self.step = self.step.max(step.step);
+                    self.stepped_at = *time;
+                    // What took no generation with it is over with the next step.
+                    if self.open.as_ref().is_some_and(|open| open.is_noticed && !open.ends_generation) {
+                        self.over(*time, tell);
+                    }
                 }
-                Event::WorkerLost { .. } => self.noticed(*time),
-                Event::Warning { message } if message.contains("checkpoint") || message.contains("exchange") => {
-                    self.noticed(*time);
-                }
+                Event::WorkerLost { .. } => self.noticed(*time, true),
+                Event::Warning { message } if message.contains("exchange failed") => self.noticed(*time, true),
+                Event::Warning { message } if message.contains("checkpoint") => self.noticed(*time, false),
                 Event::Generation { step, .. } => {
                     if let Some(last) = self.records.last_mut().filter(|_| self.open.is_some()) {
                         last.steps_lost = last.steps_lost.max(last.after_step.saturating_sub(*step));
                     }
                 }
+                // Steps that were committed before a loss may be reported after it: this is the first one that was not.
                 Event::Recovered { replayed, .. } => {
-                    if let Some(last) = self.records.last_mut() {
+                    if let Some(last) = self.records.last_mut().filter(|_| self.open.is_some()) {
                         last.steps_lost = last.steps_lost.max(*replayed);
+                        self.over(*time, tell);
                     }
                 }
                 _ => {}
@@ -121,41 +140,32 @@ impl Injuries {
         }
     }
 
-    fn noticed(&mut self, time: f64) {
-        if let Some(last) = self.records.last_mut().filter(|last| time >= last.at)
-            && self.open.is_some()
-        {
+    fn noticed(&mut self, time: f64, ends_generation: bool) {
+        if self.open.is_none() {
+            // A worker has done it to itself, at some time after the last committed step.
+            let Some(place) = self.planned.iter().position(|planned| planned.fault.is_the_workers()) else { return };
+            if let Some(planned) = self.planned.remove(place) {
+                self.record(&planned.fault, self.stepped_at);
+            }
+        }
+        let (Some(open), Some(last)) = (self.open.as_mut(), self.records.last_mut()) else { return };
+        if time >= last.at {
             last.noticed_seconds.get_or_insert(time - last.at);
+            open.is_noticed = true;
+            open.ends_generation |= ends_generation;
         }
     }
 
-    fn stepped(&mut self, step: u64, time: f64, tell: &mut dyn FnMut(&str)) {
-        self.step = self.step.max(step);
-        if let Some(last) = self.records.last_mut().filter(|last| last.noticed_seconds.is_some())
-            && self.open.is_some()
-        {
-            last.recovered_seconds = Some(time - last.at);
-            self.open = None;
-            let noticed = last.noticed_seconds.unwrap_or_default();
-            tell(&format!("{}: noticed after {noticed:.2} s, step {step} after {:.2} s", last.fault, time - last.at));
-        }
-        // What workers do to themselves strikes in the step after this one.
-        let own = |planned: &Planned| match planned.fault {
-            Fault::FailAt { step: at, .. } | Fault::CorruptedFrame { step: at, .. } => step + 1 >= at,
-            Fault::DiskFull { step: at, .. } | Fault::HalfWrittenCheckpoint { step: at, .. } => step >= at,
-            Fault::SlowDisk { .. } => true,
-            _ => false,
-        };
-        if self.open.is_none()
-            && let Some(place) = self.planned.iter().position(own)
-            && let Some(planned) = self.planned.remove(place)
-        {
-            self.record(&planned.fault, time);
-        }
+    fn over(&mut self, time: f64, tell: &mut dyn FnMut(&str)) {
+        let Some(last) = self.records.last_mut() else { return };
+        last.recovered_seconds = Some(time - last.at);
+        self.open = None;
+        let (noticed, recovered) = (last.noticed_seconds.unwrap_or_default(), time - last.at);
+        tell(&format!("{}: noticed after {noticed:.2} s, the next step after {recovered:.2} s", last.fault));
     }
 
     fn record(&mut self, fault: &Fault, at: f64) {
-        self.open = Some(Instant::now());
+        self.open = Some(Open { since: Instant::now(), is_noticed: false, ends_generation: false });
         self.records.push(Record {
             fault: fault.to_string(),
             after_step: self.step,
@@ -177,10 +187,13 @@ impl Injuries {
                 tell(&format!("SIGCONT: process {process} goes on"));
             }
         }
-        if self.open.is_some_and(|since| now - since < LONGEST_WAIT) {
+        if self.open.as_ref().is_some_and(|open| now - open.since < LONGEST_WAIT) {
             return Ok(());
         }
-        let (Some(next), Some(begun)) = (self.planned.front(), self.begun) else { return Ok(()) };
+        let from_outside = |planned: &Planned| !planned.fault.is_the_workers();
+        let place = self.planned.iter().position(from_outside);
+        let (Some(place), Some(begun)) = (place, self.begun) else { return Ok(()) };
+        let next = &self.planned[place];
         let due = match (next.at_step, next.after_seconds) {
             (Some(step), _) => self.step >= step,
             (_, Some(seconds)) => now - begun >= Duration::from_secs_f64(seconds),
@@ -195,7 +208,7 @@ impl Injuries {
             return Ok(());
         }
         self.strikes = None;
-        let Some(planned) = self.planned.pop_front() else { return Ok(()) };
+        let Some(planned) = self.planned.remove(place) else { return Ok(()) };
         self.strike(&planned.fault, job)
     }
 

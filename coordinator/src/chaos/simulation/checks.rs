@@ -196,7 +196,8 @@ impl World {
                     checkpoint.and_then(|checkpoint| checkpoint.peers.get(peer).copied()).filter(is_known)
                 }
                 Origin::CopyOf { peer: source, .. } => {
-                    before.peers.get(source).map(|state| copied(*state, *peer, step)).filter(is_known)
+                    let source = before.peers.get(source).or_else(|| came.as_ref()?.peers.get(source));
+                    source.map(|state| copied(*state, *peer, step)).filter(is_known)
                 }
                 Origin::Fresh => Some(fresh(*peer)).filter(is_known),
             };

@@ -8,8 +8,7 @@ use super::process::{Activity, Asked, ProcessId};
 use super::queue::{MILLISECOND, Time};
 use super::schedule::{Fault, Moment};
 use super::world::{Happening, World};
-use crate::cluster::{Assignment, Slot};
-use medley_common::config::RecoveryMode;
+use crate::cluster::{Assignment, Origin, Slot};
 use rand::Rng;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -203,22 +202,23 @@ impl World {
         let [least, most] = self.schedule.step;
         let time = self.random.random_range(least..=most) * self.processes[id].slowness;
         if step >= self.last_step() {
-            self.save(id);
+            self.save(id, true);
             self.processes[id].activity = Activity::Evaluating;
             return self.queue.push(self.now + 2 * time, Happening::Evaluated { process: id, generation });
         }
         let scheduled = &self.schedule.settings.cohort;
         let changes = scheduled.changes.iter().any(|change| change.step == step);
         let Some(group) = self.groups.get(&generation) else { return };
-        // A generation that misses peers, and begins at such a step, is the one that can be had.
-        let may_miss = self.schedule.settings.recovery.mode == RecoveryMode::Continue;
-        let changes = changes && !(may_miss && group.assignment.start.step == step);
-        if changes && scheduled.peers_after(step) as usize != group.current.peers.len() {
-            self.save(id);
+        // One that goes on at such a step has the peers that the coordinator wants or can have; one that goes back to the
+        // checkpoint of that step has those of before.
+        let start = &group.assignment.start;
+        let is_chosen = start.step == step && matches!(start.shared, Origin::Rank(_));
+        if changes && !is_chosen && scheduled.peers_after(step) as usize != group.current.peers.len() {
+            self.save(id, true);
             return self.leave(id, None, "schedule", true);
         }
         if step > 0 && step.is_multiple_of(self.schedule.checkpoint_every) {
-            self.save(id);
+            self.save(id, false);
         }
         if !self.springs(id, Moment::Computing) {
             self.queue.push(self.now + time, Happening::Computed { process: id, generation });

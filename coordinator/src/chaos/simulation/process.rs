@@ -78,6 +78,16 @@ impl Holdings {
         self.step += 1;
     }
 
+    /// Adds what was taken over for a generation that was not entered, where that is of the same step.
+    pub fn take_in(&mut self, incoming: Self) {
+        if self.shared.is_none() {
+            *self = incoming;
+        } else if self.step == incoming.step {
+            self.hosted.extend(incoming.hosted);
+            self.replicas.extend(incoming.replicas);
+        }
+    }
+
     /// A peer's state, from the host or from the copy of one.
     pub fn peer(&self, peer: u32) -> Option<Lineage> {
         let copy = self.replicas.get(&peer).or_else(|| self.parked.get(&peer));
@@ -198,13 +208,8 @@ impl Process {
     pub fn suspended(&self, because_of_rank: Option<u32>, reason: &str, is_pause: bool) -> Suspended {
         let mut held = self.holdings.clone();
         // Between taking over and entering it holds the old as well as the new.
-        if let Some(incoming) = &self.incoming {
-            if held.step == incoming.step && held.shared.is_some() {
-                held.hosted.extend(&incoming.hosted);
-                held.replicas.extend(&incoming.replicas);
-            } else if held.shared.is_none() {
-                held = incoming.clone();
-            }
+        if let Some(incoming) = self.incoming.clone() {
+            held.take_in(incoming);
         }
         Suspended {
             step: held.step,

@@ -211,13 +211,26 @@ impl Schedule {
                 schedule.draw_faults(random, true);
             }
         }
+        if schedule.restarts != Restarts::ByLauncher {
+            let most = schedule.settings.workers;
+            for (_, fault) in &mut schedule.faults {
+                // Nobody would start them.
+                if let Fault::Scale(Scale { workers: Some(workers), .. }) = fault {
+                    *workers = most.min(*workers);
+                }
+            }
+        }
         schedule
     }
 
     /// T may change while it runs, by requests that come at no certain step; or peers may be left out.
     pub fn is_undisturbed_known(&self) -> bool {
         let asks = self.faults.iter().any(|(_, fault)| matches!(fault, Fault::Scale(_)));
-        !asks && self.settings.recovery.mode == RecoveryMode::Exact
+        // A peer that left comes back as its last checkpoint has it, which a loss at that very step may make an older one.
+        let counts = std::iter::once(self.settings.cohort.peers as usize)
+            .chain(self.settings.cohort.changes.iter().map(|change| change.peers));
+        let only_grows = counts.is_sorted();
+        !asks && only_grows && self.settings.recovery.mode == RecoveryMode::Exact
     }
 
     /// The machine of a slot.

@@ -220,11 +220,11 @@ impl World {
         }
         self.report(id, step_report(committed.step));
         if agreed.stop {
-            self.save(id);
+            self.save(id, true);
             self.complete(id, "stopped");
         } else if agreed.pause && committed.step < self.last_step() {
             if agreed.checkpoint {
-                self.save(id);
+                self.save(id, true);
             }
             self.leave(id, None, "paused", true);
         } else {
@@ -237,10 +237,8 @@ impl World {
         let process = &mut self.processes[id];
         let was_at_work = process.activity == Activity::AtWork;
         let held = process.suspended(because_of_rank, reason, is_pause);
-        if process.holdings.shared.is_none()
-            && let Some(incoming) = process.incoming.take()
-        {
-            process.holdings = incoming;
+        if let Some(incoming) = process.incoming.take() {
+            process.holdings.take_in(incoming);
         }
         process.activity = Activity::Suspended;
         process.round = None;
@@ -272,8 +270,8 @@ impl World {
         );
     }
 
-    /// Writes its part of a checkpoint, beside the training.
-    pub(super) fn save(&mut self, id: ProcessId) {
+    /// Writes its part of a checkpoint: beside the training, or before anything else happens.
+    pub(super) fn save(&mut self, id: ProcessId, waits: bool) {
         let process = &mut self.processes[id];
         let step = process.holdings.step;
         if process.saved >= step {
@@ -291,6 +289,9 @@ impl World {
         }
         let report = Report::ShardsWritten { step, staging: format!("checkpoints/.step-{step}.staging"), files, state };
         let generation = process.generation();
+        if waits {
+            return self.report(id, report);
+        }
         let at = self.now + self.random.random_range(1..100) * MILLISECOND;
         self.queue.push(at, Happening::Written { process: id, generation, report });
     }

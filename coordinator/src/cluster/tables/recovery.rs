@@ -480,3 +480,52 @@ fn a_worker_lost_in_the_last_evaluation_is_replaced_and_its_peer_evaluated() {
         ),
     );
 }
+
+#[test]
+fn a_peer_that_was_to_come_back_when_the_exchange_failed_comes_back_all_the_same() {
+    let origins = "after 9, shared of rank 0, 0 of rank 0, 1 of rank 1, 2 of rank 1";
+    after_three(
+        |settings| settings.recovery.mode = RecoveryMode::Continue,
+        &format!(
+            "
+        30 w1 exits by_signal_9_(SIGKILL)
+        30 w1 session-ends
+          -> log lost worker-1
+          -> dismiss w1
+          -> abort w0 of generation 1
+          -> abort w2 of generation 1
+          -> start w1
+        40 w0 leaves 1 hosting 0 keeping 2
+        41 w2 leaves 1 hosting 2 keeping 1
+          -> log generation 2 after 1
+          -> keep
+          -> assign w0 rank 0 of generation 2: peers [0] after 1, shared of rank 0, 0 of rank 0, 2 of rank 1
+          -> assign w2 rank 1 of generation 2: peers [2] after 1, shared of rank 0, 0 of rank 0, 2 of rank 1
+        50 w0 ready
+        50 w2 ready
+        900 w1 joins
+          -> log joined worker-1
+          -> pause w0
+          -> pause w2
+        910 w0 leaves 9 hosting 0 keeping 2 paused
+        911 w2 leaves 9 hosting 2 keeping 0,1@1 paused
+          -> log generation 3 after 9
+          -> keep
+          -> assign w0 rank 0 of generation 3: peers [0] {origins}
+          -> assign w2 rank 1 of generation 3: peers [2] {origins}
+          -> assign w1 rank 2 of generation 3: peers [1] {origins}
+        920 w0 leaves 9 hosting 0 keeping 2 missing 1
+          -> abort w1 of generation 3
+          -> abort w2 of generation 3
+        921 w1 leaves 0
+        922 w2 leaves 9 hosting 2 keeping 0,1@1
+          -> log warning the exchange failed and is formed again: worker 2 was lost to worker 0, which reports: the exchange broke
+          -> log generation 4 after 9
+          -> keep
+          -> assign w0 rank 0 of generation 4: peers [0] {origins}
+          -> assign w2 rank 1 of generation 4: peers [2] {origins}
+          -> assign w1 rank 2 of generation 4: peers [1] {origins}
+        "
+        ),
+    );
+}

@@ -1,0 +1,67 @@
+//! Faults on purpose against real jobs, a short seeded part of what `make chaos` does.
+
+use medley_integration_tests::{Bench, text};
+use serde_json::Value;
+use std::path::Path;
+
+/// Plays `medley chaos` and reads its report; panics where a check of the scenario failed.
+fn chaos(arguments: &[&str]) -> Value {
+    let bench = Bench::small();
+    let mut all = vec!["chaos"];
+    all.extend(arguments);
+    all.extend(["--out", "chaos", "--quiet"]);
+    let output = bench.medley(&all);
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    let json = std::fs::read(bench.path().join("chaos/report.json")).expect("a report is left");
+    serde_json::from_slice(&json).expect("the report has its documented form")
+}
+
+fn scenario(name: &str) -> String {
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/chaos");
+    configs.join(format!("{name}.toml")).display().to_string()
+}
+
+/// Faults of a report, and the committed steps that they cost.
+fn faults(report: &Value) -> (usize, &Value) {
+    (report["faults"].as_array().map_or(0, Vec::len), &report["steps_lost"])
+}
+
+#[test]
+fn killed_workers_are_replaced_and_the_result_is_the_undisturbed_runs() {
+    let report = chaos(&["--kills", "3", "--steps", "60", "--seed", "11"]);
+    assert_eq!(faults(&report), (3, &0.into()));
+    assert_eq!(report["compared"]["moments_equal"], true);
+    for fault in report["faults"].as_array().into_iter().flatten() {
+        // A bound for a machine that others use as well; `make chaos` measures.
+        assert!(fault["noticed_seconds"].as_f64().is_some_and(|seconds| seconds < 5.0), "{fault}");
+        assert!(fault["recovered_seconds"].as_f64().is_some_and(|seconds| seconds < 20.0), "{fault}");
+    }
+}
+
+#[test]
+fn a_worker_that_is_stopped_counts_as_dead_and_does_no_harm_when_it_goes_on() {
+    let report = chaos(&["--scenario", &scenario("stop"), "--steps", "300"]);
+    let noticed = &report["faults"][0]["noticed_seconds"];
+    assert!(noticed.as_f64().is_some_and(|seconds| seconds > 0.5), "{report}");
+}
+
+#[test]
+fn a_worker_may_die_at_every_moment_of_a_step() {
+    let report = chaos(&["--scenario", &scenario("mid-step")]);
+    assert_eq!(faults(&report), (3, &0.into()));
+}
+
+#[test]
+fn a_frame_that_is_corrupted_on_the_way_is_noticed_and_costs_nothing() {
+    let report = chaos(&["--scenario", &scenario("corrupted-frame")]);
+    assert_eq!(faults(&report), (1, &0.into()));
+}
+
+#[test]
+fn what_cannot_be_played_is_refused_before_anything_is_written() {
+    let bench = Bench::small();
+    bench.write("cut.toml", "name = \"cut\"\n[[events]]\nat_step = 3\nfault = { partition = { between = [{ worker = 0 }, { worker = 1 }], seconds = 1 } }\n");
+    let output = bench.medley(&["chaos", "--scenario", "cut.toml", "--out", "chaos"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("partition") && !bench.path().join("chaos").exists());
+}
