@@ -68,7 +68,7 @@ fn a_coordinator_that_vanishes_is_noticed() {
         tokio::spawn(pass_on(workers, behind, Arc::clone(&cut)));
         address
     });
-    let session = Session::join(&format!("http://{address}"), proto::JoinRequest::default(), true).unwrap();
+    let session = Session::join(&format!("http://{address}"), proto::JoinRequest::default(), true, None).unwrap();
     let idle = session.released(Duration::from_secs(1)).unwrap_err();
     assert!(matches!(idle, SessionError::Deadline { .. }), "one that lives and says nothing is no loss: {idle}");
     cut.store(true, Ordering::SeqCst);

@@ -172,6 +172,7 @@ pub fn identity(config: &RunConfig) -> String {
     essence.exchange = defaults.exchange;
     essence.output = defaults.output;
     essence.launch = defaults.launch;
+    essence.security = defaults.security;
     crate::hash::sha256(to_toml(&essence).as_bytes())
 }
 

@@ -21,7 +21,8 @@ pub fn check(config: &RunConfig) -> Result<(), Fault> {
     evaluation(config)?;
     train(config)?;
     precision(config)?;
-    rest(config)
+    rest(config)?;
+    security(config)
 }
 
 fn require(holds: bool, key: &'static str, message: impl FnOnce() -> String) -> Result<(), Fault> {
@@ -229,5 +230,19 @@ fn rest(config: &RunConfig) -> Result<(), Fault> {
     })?;
     require(launch.listen.parse::<std::net::SocketAddr>().is_ok(), "launch.listen", || {
         format!("is \"{}\"; use an address and port such as 127.0.0.1:0", launch.listen)
+    })
+}
+
+fn security(config: &RunConfig) -> Result<(), Fault> {
+    let security = &config.security;
+    require(security.certificates.as_ref().is_none_or(|path| !path.as_os_str().is_empty()), "security.certificates", || {
+        "is empty; name a directory made by `medley certs init`, or leave the key out".into()
+    })?;
+    let listen = &config.launch.listen;
+    let is_local = listen.parse::<std::net::SocketAddr>().is_ok_and(|address| address.ip().is_loopback());
+    require(is_local || security.certificates.is_some() || security.plaintext, "launch.listen", || {
+        format!(
+            "is \"{listen}\", which other machines reach, in plain text; set security.certificates (`medley certs init` makes them), or security.plaintext = true on a network that you trust"
+        )
     })
 }

@@ -7,6 +7,7 @@
 //! 5. `driver`: the loop between the cluster's decisions and the world.
 //! 6. `committer`: commits checkpoints beside that loop.
 //! 7. `stops`: who may ask a job to stop.
+//! 8. `security`: the certificates of the job's parties, checked before anything begins.
 
 mod committer;
 mod directory;
@@ -14,6 +15,7 @@ mod driver;
 mod error;
 pub mod observer;
 mod resume;
+mod security;
 mod stops;
 
 pub use crate::cluster::Outcome;
@@ -119,6 +121,7 @@ async fn begin(
         std::path::absolute(&run_directory).map_err(|source| JobError::Unwritable { path: run_directory, source })?;
     let binary = worker.map_or_else(WorkerBinary::find, Ok)?;
     binary.check_version()?;
+    let certificates = security::certificates(&config.security)?;
     let resumed = if resume {
         Some(resume::open(&run_directory, &config)?)
     } else {
@@ -128,7 +131,7 @@ async fn begin(
     let checked = preflight(&binary, &config).await?;
     let asked = Asked { workers: config.cohort.workers, threads: config.train.threads };
     let shares = Shares::choose(cores(), checked.gpus, config.cohort.peers, asked);
-    let listener = Listener::bind(&config.launch.listen).await?;
+    let listener = Listener::bind(&config.launch.listen).await?.secure(certificates.clone())?;
     let token = random::hex(32).map_err(JobError::Random)?;
     let secret = random::bytes(32).map_err(JobError::Random)?;
 
@@ -157,7 +160,8 @@ async fn begin(
         resumed_from: settings.resume.as_ref().map(|resume| resume.step),
         trained_before: trained,
     };
-    let warnings = shares.warning().into_iter().chain(warnings).map(|message| JobEvent::Warning { message });
+    let of_certificates = certificates.iter().flat_map(|own| own.warnings().to_vec());
+    let warnings = shares.warning().into_iter().chain(of_certificates).chain(warnings).map(|message| JobEvent::Warning { message });
     for event in std::iter::once(started).chain(warnings) {
         driver::tell(&mut observers, &event);
     }
@@ -181,6 +185,7 @@ async fn begin(
         token,
         threads: shares.threads,
         run_directory: run_directory.clone(),
+        certificates: certificates.map(|own| own.directory().to_owned()),
     };
     let launcher = Launcher::start(plan, move |exit| {
         // Nobody listens any more once the job has ended.

@@ -1,9 +1,11 @@
 //! The listening socket, its life and its limits.
 
 use super::convert;
+use super::door::{Door, Limits};
 use super::service::Service;
 use super::sessions::{Admission, Sessions};
 use crate::cluster::{Assignment, Event, Slot};
+use medley_common::certificates::{Certificates, tls};
 use medley_common::proto;
 use medley_common::proto::coordinator_server::CoordinatorServer;
 use proto::coordinator_message::Body;
@@ -15,8 +17,20 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tonic::transport::server::TcpIncoming;
 
-/// Largest message from a worker. A report of steps is some hundred bytes a step.
+/// Largest message from a worker. A report of steps is some hundred bytes a step and hosted peer.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
+
+/// Largest headers of a request, all together. Those of a worker have some hundred bytes.
+const MAX_HEADER_BYTES: u32 = 16 << 10;
+
+/// Requests of a connection at once. A worker has one; nobody needs more than a few.
+const MAX_REQUESTS: u32 = 8;
+
+/// Requests that a connection may open and take back before any is looked at; one that does it more often is closed.
+const MAX_WITHDRAWN: usize = 16;
+
+/// How long a request may take to be answered; a session, once opened, is as long as the job.
+const REQUEST: Duration = Duration::from_secs(20);
 
 /// How long connections may take to close in good order.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -41,6 +55,14 @@ pub enum ServerError {
         /// Why.
         source: std::io::Error,
     },
+    /// The coordinator's certificate is not for the host under which workers are told to reach it.
+    #[error("security.certificates: {path} {message}")]
+    Host {
+        /// The certificate.
+        path: std::path::PathBuf,
+        /// What is wrong and how to mend it.
+        message: String,
+    },
 }
 
 /// A socket that listens and does not serve yet: taken first, so that a port in use is noticed before anything is
@@ -49,6 +71,7 @@ pub enum ServerError {
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
+    certificates: Option<Certificates>,
 }
 
 impl Listener {
@@ -63,11 +86,30 @@ impl Listener {
             _ => unusable(error),
         })?;
         let address = socket.local_addr().map_err(unusable)?;
-        Ok(Self { socket, address })
+        Ok(Self { socket, address, certificates: None })
     }
 
-    /// `http://host:port` for workers on this machine.
+    /// Encrypts all connections, and serves holders of certificates alone.
+    ///
+    /// # Errors
+    /// [`ServerError::Host`] where workers that trust the certificate would not find this coordinator under its name.
+    pub fn secure(mut self, certificates: Option<Certificates>) -> Result<Self, ServerError> {
+        if let Some(own) = &certificates {
+            let path = own.directory().join(own.role().certificate_file());
+            let host = self.local_address().ip().to_string();
+            tls::check_host(own, &host).map_err(|message| ServerError::Host { path, message })?;
+        }
+        self.certificates = certificates;
+        Ok(self)
+    }
+
+    /// `http://host:port` for workers on this machine, `https://` with certificates.
     pub fn local_url(&self) -> String {
+        let scheme = if self.certificates.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.local_address())
+    }
+
+    fn local_address(&self) -> SocketAddr {
         let mut address = self.address;
         if address.ip().is_unspecified() {
             address.set_ip(match address.ip() {
@@ -75,7 +117,7 @@ impl Listener {
                 IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
             });
         }
-        format!("http://{address}")
+        address
     }
 }
 
@@ -97,6 +139,7 @@ impl Server {
         let tcp = death.clamp(Duration::from_secs(1), Duration::from_secs(32_767));
         // What the server's builder says of sockets holds only for those that it binds itself.
         let connections = TcpIncoming::from(listener.socket).with_nodelay(Some(true)).with_keepalive(Some(tcp));
+        let door = Door::open(connections, listener.certificates.as_ref(), Limits::for_workers(admission.workers));
         let service =
             Service { admission, sessions: Arc::clone(&sessions), events: events.clone(), closing: closed.clone() };
         let service = CoordinatorServer::new(service)
@@ -104,12 +147,24 @@ impl Server {
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let task = tokio::spawn(async move {
             let mut shutdown = closed;
+            let door = match door {
+                Ok(door) => door,
+                Err(error) => {
+                    let message = format!("the coordinator's certificates cannot be used: {error}");
+                    let _ = events.send(Event::Broken { message }).await;
+                    return;
+                }
+            };
             let served = tonic::transport::Server::builder()
                 // Silent workers are the cluster's to judge, after `death`: this ends, later, what even then lingers.
                 .http2_keepalive_interval(Some(death))
                 .http2_keepalive_timeout(Some(death))
+                .http2_max_header_list_size(MAX_HEADER_BYTES)
+                .http2_max_pending_accept_reset_streams(Some(MAX_WITHDRAWN))
+                .max_concurrent_streams(MAX_REQUESTS)
+                .timeout(REQUEST)
                 .add_service(service)
-                .serve_with_incoming_shutdown(connections, async move {
+                .serve_with_incoming_shutdown(door, async move {
                     let _ = shutdown.wait_for(|closing| *closing).await;
                 })
                 .await;

@@ -1,5 +1,6 @@
 //! `medley-worker work`: join, hear the assignment, meet the others, train, report.
 
+use crate::certificates;
 use crate::collective::{AbortHandle, Collective, Listener, LocalCollective, Membership, Options, TcpCollective};
 use crate::data::Dataset;
 use crate::device;
@@ -36,6 +37,12 @@ pub struct Arguments {
     /// Live on when standard input ends: for workers that people start by hand.
     #[arg(long)]
     standalone: bool,
+    /// Directory with worker.pem, worker.key and authority.pem: encrypts all connections; see `medley certs --help`.
+    #[arg(long, value_name = "DIR", env = medley_common::environment::CERTIFICATES)]
+    certificates: Option<std::path::PathBuf>,
+    /// Listen in plain text where other machines reach it, on a network that is trusted altogether.
+    #[arg(long)]
+    plaintext: bool,
 }
 
 /// How long a worker waits for its assignment: the coordinator's own bound on joining ends the job sooner.
@@ -56,8 +63,13 @@ pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
         watch::end_with_launcher();
     }
     use_threads(arguments.threads);
-    let listener = Listener::bind(&*arguments.listen)?;
-    let session = Session::join(&arguments.coordinator, introduction(arguments, &listener), arguments.standalone)?;
+    let certificates = certificates::load(arguments.certificates.as_deref())?;
+    certificates::check_listen(&arguments.listen, certificates.as_ref(), arguments.plaintext)
+        .map_err(TrainError::Input)?;
+    let listener = Listener::bind_with(&*arguments.listen, certificates.as_ref())?;
+    let introduction = introduction(arguments, &listener);
+    let session =
+        Session::join(&arguments.coordinator, introduction, arguments.standalone, certificates.as_ref())?;
     let outcome = take_part(&session, &listener, arguments.slot);
     match outcome {
         Ok(()) => {

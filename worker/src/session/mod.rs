@@ -4,9 +4,12 @@
 //! the worker: the session aborts the exchange, so that no wait outlives it ([`Session::on_loss`]). [`watch`] sees to
 //! it that a worker never outlives whoever launched it.
 
+pub mod channel;
 pub mod watch;
 
 use crate::collective::AbortHandle;
+use channel::{ChannelError, Way};
+use medley_common::certificates::Certificates;
 use medley_common::proto::coordinator_client::CoordinatorClient;
 use medley_common::proto::coordinator_message::Body as Order;
 use medley_common::proto::worker_message::Body as Report;
@@ -36,14 +39,9 @@ const TCP_KEEPALIVE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duratio
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// The address is none, or nobody answers there.
-    #[error("cannot reach the coordinator at {address}: {source}")]
-    Unreachable {
-        /// Where.
-        address: String,
-        /// Why.
-        source: tonic::transport::Error,
-    },
+    /// The address is none, or nobody answers there who can be trusted.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
     /// The coordinator does not want this worker.
     #[error("the coordinator refused this worker: {0}")]
     Refused(String),
@@ -93,7 +91,13 @@ impl Session {
     ///
     /// # Errors
     /// When the coordinator cannot be reached or refuses.
-    pub fn join(address: &str, request: JoinRequest, probes: bool) -> Result<Self, SessionError> {
+    pub fn join(
+        address: &str,
+        request: JoinRequest,
+        probes: bool,
+        certificates: Option<&Certificates>,
+    ) -> Result<Self, SessionError> {
+        let way = Way::new(address, certificates)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("medley-session")
@@ -103,7 +107,7 @@ impl Session {
         let (reports, outgoing) = mpsc::channel(QUEUE);
         let (incoming, orders) = std::sync::mpsc::channel();
         let shared = Arc::new(Shared::default());
-        let joining = open(address.to_owned(), request, probes, reports.clone(), outgoing, Arc::clone(&shared));
+        let joining = open(way, request, probes, reports.clone(), outgoing, Arc::clone(&shared));
         let (worker, stream, heartbeat) = runtime.block_on(async {
             tokio::time::timeout(JOIN_DEADLINE, joining)
                 .await
@@ -187,27 +191,28 @@ impl Session {
 }
 
 async fn open(
-    address: String,
+    way: Way,
     request: JoinRequest,
     probes: bool,
     reports: mpsc::Sender<WorkerMessage>,
     outgoing: mpsc::Receiver<WorkerMessage>,
     shared: Arc<Shared>,
 ) -> Result<(String, Streaming<CoordinatorMessage>, Duration), SessionError> {
-    let unreachable = |source| SessionError::Unreachable { address: address.clone(), source };
-    let endpoint = tonic::transport::Endpoint::from_shared(address.clone()).map_err(unreachable)?.tcp_nodelay(true);
-    let channel = endpoint.connect().await.map_err(unreachable)?;
-    let refused = |status: tonic::Status| SessionError::Refused(status.message().to_owned());
+    let channel = way.connect().await?;
+    let explain = way.clone();
+    let refused = |status: tonic::Status| SessionError::Refused(explain.explain(&status));
     let reply = CoordinatorClient::new(channel).join(request).await.map_err(refused)?.into_inner();
     // A connection of its own: only now is it known how long one may be silent.
     let death = Duration::from_millis(reply.death_ms.max(1));
-    let endpoint = if probes {
+    let way = if probes {
         let tcp = death.clamp(*TCP_KEEPALIVE.start(), *TCP_KEEPALIVE.end());
-        endpoint.tcp_keepalive(Some(tcp)).http2_keep_alive_interval(death).keep_alive_timeout(PATIENCE * death)
+        way.with(|endpoint| {
+            endpoint.tcp_keepalive(Some(tcp)).http2_keep_alive_interval(death).keep_alive_timeout(PATIENCE * death)
+        })
     } else {
-        endpoint
+        way
     };
-    let mut client = CoordinatorClient::new(endpoint.connect().await.map_err(unreachable)?);
+    let mut client = CoordinatorClient::new(way.connect().await?);
     // The first message opens the session on the coordinator's side: it must be on its way before the call is made.
     let first = heartbeat(&reply.worker, &shared);
     reports.send(first).await.map_err(|_| SessionError::Lost("the session's queue closed".into()))?;

@@ -2,17 +2,19 @@
 //! (`hukx-issac/HAIL`), unless the comment says otherwise.
 //!
 //! [`data`]: what is learned from; [`network`]: the peers; [`method`]: how they learn; [`run`]: how long, where, and what
-//! is written.
+//! is written; [`security`]: who may take part.
 
 mod data;
 mod method;
 mod network;
 mod run;
+mod security;
 
 pub use data::*;
 pub use method::*;
 pub use network::*;
 pub use run::*;
+pub use security::*;
 
 use crate::method::Protocol;
 use schemars::JsonSchema;
@@ -48,6 +50,8 @@ pub struct RunConfig {
     pub output: OutputConfig,
     /// How worker processes are started and watched.
     pub launch: LaunchConfig,
+    /// Certificates of the cluster.
+    pub security: SecurityConfig,
 }
 
 impl RunConfig {
@@ -77,6 +81,7 @@ impl Default for RunConfig {
             evaluation: EvaluationConfig::default(),
             output: OutputConfig::default(),
             launch: LaunchConfig::default(),
+            security: SecurityConfig::default(),
         }
     }
 }
