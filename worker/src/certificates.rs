@@ -45,7 +45,9 @@ mod tests {
             assert_eq!(check_listen(local, None, false), Ok(()));
         }
         for open in ["0.0.0.0:0", "[::]:0", "10.0.0.3:7000"] {
-            assert!(check_listen(open, None, false).is_err_and(|line| line.contains(open) && line.contains("--plaintext")));
+            assert!(
+                check_listen(open, None, false).is_err_and(|line| line.contains(open) && line.contains("--plaintext"))
+            );
             assert_eq!(check_listen(open, None, true), Ok(()));
         }
     }

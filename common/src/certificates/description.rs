@@ -112,7 +112,6 @@ fn host(name: &GeneralName<'_>) -> Option<String> {
     }
 }
 
-
 /// Whether a certificate's key is this one, the subject's public key as it is encoded there.
 pub fn has_key(certificate: &[u8], public_key: &[u8]) -> bool {
     x509_parser::parse_x509_certificate(certificate)

@@ -73,9 +73,7 @@ impl Certificates {
             let path = directory.join(name);
             match std::fs::read(&path) {
                 Ok(bytes) => Ok((path, bytes)),
-                Err(source) => {
-                    Err(CertificatesError::Unreadable { path, directory: directory.to_owned(), source })
-                }
+                Err(source) => Err(CertificatesError::Unreadable { path, directory: directory.to_owned(), source }),
             }
         };
         let (authority_path, authority) = read(AUTHORITY)?;
@@ -99,20 +97,13 @@ impl Certificates {
         warnings.extend(expiry_warning(&path, &description));
         warnings.extend(mode_warning(&key_path));
         let certificates = Self {
-            parts: Arc::new(Parts {
-                directory: directory.to_owned(),
-                role,
-                description,
-                roots,
-                chain,
-                key,
-                warnings,
-            }),
+            parts: Arc::new(Parts { directory: directory.to_owned(), role, description, roots, chain, key, warnings }),
         };
         let remedy = |error: &rustls::Error| match error {
-            rustls::Error::InconsistentKeys(_) => {
-                unfit(&key_path, format!("is not the key of {}; put the pair of one `medley certs` back", path.display()))
-            }
+            rustls::Error::InconsistentKeys(_) => unfit(
+                &key_path,
+                format!("is not the key of {}; put the pair of one `medley certs` back", path.display()),
+            ),
             error => unfit(
                 &path,
                 format!(

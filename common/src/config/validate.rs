@@ -235,9 +235,11 @@ fn rest(config: &RunConfig) -> Result<(), Fault> {
 
 fn security(config: &RunConfig) -> Result<(), Fault> {
     let security = &config.security;
-    require(security.certificates.as_ref().is_none_or(|path| !path.as_os_str().is_empty()), "security.certificates", || {
-        "is empty; name a directory made by `medley certs init`, or leave the key out".into()
-    })?;
+    require(
+        security.certificates.as_ref().is_none_or(|path| !path.as_os_str().is_empty()),
+        "security.certificates",
+        || "is empty; name a directory made by `medley certs init`, or leave the key out".into(),
+    )?;
     let listen = &config.launch.listen;
     let is_local = listen.parse::<std::net::SocketAddr>().is_ok_and(|address| address.ip().is_loopback());
     require(is_local || security.certificates.is_some() || security.plaintext, "launch.listen", || {

@@ -201,8 +201,11 @@ fn names(order: &Order) -> Result<Vec<SanType>, MakeError> {
     }
     let mut names = vec![SanType::URI(order.role.uri().try_into()?)];
     for host in hosts {
-        let refused =
-            || MakeError::Argument(format!("--name {host}: is neither a host name nor an address, such as node-3 or 10.0.0.3"));
+        let refused = || {
+            MakeError::Argument(format!(
+                "--name {host}: is neither a host name nor an address, such as node-3 or 10.0.0.3"
+            ))
+        };
         let name = match host.parse::<IpAddr>() {
             Ok(address) => SanType::IpAddress(address),
             Err(_) => {

@@ -20,7 +20,9 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum MakeError {
     /// A file is there already.
-    #[error("{0} exists, and certificates are never written over others; name another directory by --out, or move it away")]
+    #[error(
+        "{0} exists, and certificates are never written over others; name another directory by --out, or move it away"
+    )]
     Exists(PathBuf),
     /// A file cannot be written.
     #[error("{path}: cannot write: {source}")]

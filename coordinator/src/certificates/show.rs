@@ -80,7 +80,9 @@ fn describe(path: &Path, shown: &mut Shown) -> Result<(), MakeError> {
 fn role(said: &Description) -> String {
     match said.role {
         Some(Role::Coordinator) => "coordinator: may lead jobs, which workers and clients then trust".into(),
-        Some(Role::Worker) => "worker: may join a coordinator that its launch token fits, and meet other workers".into(),
+        Some(Role::Worker) => {
+            "worker: may join a coordinator that its launch token fits, and meet other workers".into()
+        }
         Some(Role::Client) => "client: may ask a coordinator from the command line".into(),
         None if said.is_authority => "authority: issues the certificates of a cluster".into(),
         None => "none: Medley accepts it nowhere".into(),

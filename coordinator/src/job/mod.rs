@@ -161,7 +161,12 @@ async fn begin(
         trained_before: trained,
     };
     let of_certificates = certificates.iter().flat_map(|own| own.warnings().to_vec());
-    let warnings = shares.warning().into_iter().chain(of_certificates).chain(warnings).map(|message| JobEvent::Warning { message });
+    let warnings = shares
+        .warning()
+        .into_iter()
+        .chain(of_certificates)
+        .chain(warnings)
+        .map(|message| JobEvent::Warning { message });
     for event in std::iter::once(started).chain(warnings) {
         driver::tell(&mut observers, &event);
     }

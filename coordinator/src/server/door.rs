@@ -165,7 +165,8 @@ impl Visit {
             Some(tls) => match tls.accept(stream).into_fallible().await {
                 Ok(stream) => {
                     let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-                    let role = shown.and_then(|certificate| Description::of(certificate).ok()).and_then(|said| said.role);
+                    let role =
+                        shown.and_then(|certificate| Description::of(certificate).ok()).and_then(|said| said.role);
                     (Line::Tls(Box::new(stream)), role)
                 }
                 Err((error, stream)) => {

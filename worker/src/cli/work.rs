@@ -68,8 +68,7 @@ pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
         .map_err(TrainError::Input)?;
     let listener = Listener::bind_with(&*arguments.listen, certificates.as_ref())?;
     let introduction = introduction(arguments, &listener);
-    let session =
-        Session::join(&arguments.coordinator, introduction, arguments.standalone, certificates.as_ref())?;
+    let session = Session::join(&arguments.coordinator, introduction, arguments.standalone, certificates.as_ref())?;
     let outcome = take_part(&session, &listener, arguments.slot);
     match outcome {
         Ok(()) => {

@@ -3,6 +3,7 @@
 //! tonic's own TLS takes no verifier, and a coordinator's role must be checked: TLS is therefore made here, below HTTP/2,
 //! by the configuration that all parties share.
 
+use super::watched::{Verdict, Watched};
 use hyper_util::rt::TokioIo;
 use medley_common::certificates::{Certificates, tls};
 use rustls::ClientConfig;
@@ -10,6 +11,7 @@ use rustls::pki_types::ServerName;
 use std::error::Error;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::Status;
@@ -42,6 +44,7 @@ pub struct Way {
     address: String,
     endpoint: Endpoint,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    verdict: Verdict,
 }
 
 impl Way {
@@ -55,7 +58,9 @@ impl Way {
         let (host, is_https) = (uri.host().unwrap_or_default(), uri.scheme_str() == Some("https"));
         let tls = match certificates {
             None if is_https => {
-                return Err(refuse("takes certificates; give --certificates DIR (`medley certs issue --role worker`)".into()));
+                return Err(refuse(
+                    "takes certificates; give --certificates DIR (`medley certs issue --role worker`)".into(),
+                ));
             }
             None => None,
             Some(_) if !is_https => {
@@ -71,7 +76,7 @@ impl Way {
         // For HTTP/2 the connection is as it comes from below.
         let below = format!("http://{}", uri.authority().map_or(host, |authority| authority.as_str()));
         let endpoint = Endpoint::from_shared(below).map_err(|error| refuse(chain(&error)))?.tcp_nodelay(true);
-        Ok(Self { address: address.to_owned(), endpoint, tls })
+        Ok(Self { address: address.to_owned(), endpoint, tls, verdict: Verdict::default() })
     }
 
     /// The same way with other settings of HTTP/2 or TCP.
@@ -89,28 +94,27 @@ impl Way {
         let connected = match &self.tls {
             None => self.endpoint.connect().await,
             Some((config, name)) => {
-                let (config, name, endpoint) = (Arc::clone(config), name.clone(), self.endpoint.clone());
+                let (config, name, verdict) = (Arc::clone(config), name.clone(), self.verdict.clone());
+                let keepalive = self.endpoint.get_tcp_keepalive();
                 let connector = tower::service_fn(move |uri: Uri| {
-                    encrypt(uri, TlsConnector::from(Arc::clone(&config)), name.clone(), endpoint.get_tcp_keepalive())
+                    encrypt(uri, TlsConnector::from(Arc::clone(&config)), name.clone(), keepalive, verdict.clone())
                 });
                 self.endpoint.connect_with_connector(connector).await
             }
         };
-        connected.map_err(|error| ChannelError::Unreachable { address: self.address.clone(), reason: self.reason(&error) })
+        connected
+            .map_err(|error| ChannelError::Unreachable { address: self.address.clone(), reason: self.reason(&error) })
     }
 
     /// Why a call failed, in words: a connection that the coordinator refused shows only once it is used.
     pub fn explain(&self, status: &Status) -> String {
-        match find_tls(status) {
-            Some(reason) => reason,
-            None if status.source().is_some() => self.reason(status),
-            None => status.message().to_owned(),
-        }
+        // What the coordinator itself answers has no cause below it.
+        if status.source().is_some() { self.reason(status) } else { status.message().to_owned() }
     }
 
     fn reason(&self, error: &(dyn Error + 'static)) -> String {
-        find_tls(error).unwrap_or_else(|| {
-            let hint = if self.tls.is_none() && mentions_http2(error) {
+        self.verdict.explain().unwrap_or_else(|| {
+            let hint = if self.tls.is_none() && chain(error).contains("http2") {
                 "; does it have certificates (--certificates)?"
             } else {
                 ""
@@ -124,8 +128,9 @@ async fn encrypt(
     uri: Uri,
     connector: TlsConnector,
     name: ServerName<'static>,
-    keepalive: Option<std::time::Duration>,
-) -> io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
+    keepalive: Option<Duration>,
+    verdict: Verdict,
+) -> io::Result<TokioIo<Watched>> {
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
     let socket = TcpStream::connect((host, uri.port_u16().unwrap_or(443))).await?;
     socket.set_nodelay(true)?;
@@ -133,26 +138,8 @@ async fn encrypt(
         rustix::net::sockopt::set_socket_keepalive(&socket, true)?;
         rustix::net::sockopt::set_tcp_keepidle(&socket, idle)?;
     }
-    Ok(TokioIo::new(connector.connect(name, socket).await?))
-}
-
-/// What TLS says of it, where it is to blame.
-fn find_tls(error: &(dyn Error + 'static)) -> Option<String> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(error) = error.downcast_ref::<rustls::Error>() {
-            return Some(tls::explain(error));
-        }
-        if let Some(error) = error.downcast_ref::<io::Error>().and_then(tls::error_in) {
-            return Some(tls::explain(error));
-        }
-        next = error.source();
-    }
-    None
-}
-
-fn mentions_http2(error: &(dyn Error + 'static)) -> bool {
-    chain(error).contains("http2")
+    let stream = connector.connect(name, socket).await.inspect_err(|error| verdict.note(error))?;
+    Ok(TokioIo::new(Watched { stream, verdict }))
 }
 
 /// An error and its causes in one line, without saying anything twice.

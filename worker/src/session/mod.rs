@@ -6,6 +6,7 @@
 
 pub mod channel;
 pub mod watch;
+mod watched;
 
 use crate::collective::AbortHandle;
 use channel::{ChannelError, Way};
