@@ -75,7 +75,7 @@ impl Authority {
         let key = KeyPair::generate()?;
         // Authorities that follow one another are told apart by their names.
         let mark = random::hex(4).map_err(|error| MakeError::Argument(format!("no random bytes: {error}")))?;
-        let mut params = validity(CertificateParams::default(), i64::from(days));
+        let mut params = validity(CertificateParams::default(), i64::from(days) * SECONDS_OF_A_DAY);
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, format!("medley authority {mark}"));
         // It issues certificates of parties, and no other authorities.
@@ -152,8 +152,8 @@ impl Authority {
     fn sign(&self, order: &Order) -> Result<Issued, MakeError> {
         let key = KeyPair::generate()?;
         // What outlives its authority is refused once that one has ended: it had better say so itself.
-        let days = i64::from(order.days).min((self.not_after - now()) / SECONDS_OF_A_DAY);
-        let mut params = validity(CertificateParams::default(), days);
+        let seconds = (i64::from(order.days) * SECONDS_OF_A_DAY).min(self.not_after - now());
+        let mut params = validity(CertificateParams::default(), seconds);
         params.distinguished_name = rcgen::DistinguishedName::new();
         let subject = match order.names.first() {
             Some(name) => format!("medley {} {name}", order.role),
@@ -185,11 +185,12 @@ fn check_days(days: u32, flag: &str) -> Result<(), MakeError> {
     }
 }
 
-fn validity(mut params: CertificateParams, days: i64) -> CertificateParams {
+/// Valid from now, for so many seconds.
+fn validity(mut params: CertificateParams, lifetime: i64) -> CertificateParams {
     let seconds = |seconds: i64| Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
     let now = rcgen::date_time_ymd(1970, 1, 1) + seconds(now());
     params.not_before = now - CLOCK_DIFFERENCE;
-    params.not_after = now + seconds(days * SECONDS_OF_A_DAY);
+    params.not_after = now + seconds(lifetime);
     params
 }
 

@@ -121,7 +121,7 @@ async fn begin(
         std::path::absolute(&run_directory).map_err(|source| JobError::Unwritable { path: run_directory, source })?;
     let binary = worker.map_or_else(WorkerBinary::find, Ok)?;
     binary.check_version()?;
-    let certificates = security::certificates(&config.security)?;
+    let (certificates, of_certificates) = security::certificates(&config.security)?;
     let resumed = if resume {
         Some(resume::open(&run_directory, &config)?)
     } else {
@@ -160,7 +160,6 @@ async fn begin(
         resumed_from: settings.resume.as_ref().map(|resume| resume.step),
         trained_before: trained,
     };
-    let of_certificates = certificates.iter().flat_map(|own| own.warnings().to_vec());
     let warnings = shares
         .warning()
         .into_iter()
