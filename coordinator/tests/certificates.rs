@@ -70,7 +70,7 @@ fn certificates_are_issued_for_other_machines() {
 
     let other = tempfile::tempdir().unwrap();
     init(other.path());
-    let client = Order { role: Role::Client, ..order.clone() };
+    let client = Order { role: Role::Client, ..order };
     let mixed = Authority::open(other.path()).unwrap().issue(away.path(), &client).unwrap_err();
     assert!(mixed.to_string().contains("another authority"), "{mixed}");
 

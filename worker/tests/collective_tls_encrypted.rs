@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[path = "authority/mod.rs"]
-mod authority;
 mod collective_group;
 
 use std::io::{ErrorKind, Read, Write};
@@ -14,7 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use authority::{authority, load};
+use collective_group::authority::{authority, load};
 use collective_group::*;
 use medley_common::certificates::{AUTHORITY, Role};
 use medley_worker::collective::{

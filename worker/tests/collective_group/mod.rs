@@ -5,7 +5,7 @@
 #![allow(dead_code)]
 
 #[path = "../authority/mod.rs"]
-mod authority;
+pub mod authority;
 
 use std::sync::{Condvar, LazyLock, Mutex};
 use std::thread;
