@@ -6,6 +6,9 @@ pub const WORKER_BINARY: &str = "MEDLEY_WORKER";
 /// The token by which a launched worker proves to the coordinator that it was launched by it.
 pub const LAUNCH_TOKEN: &str = "MEDLEY_LAUNCH_TOKEN";
 
+/// Directory of a worker's certificates.
+pub const CERTIFICATES: &str = "MEDLEY_CERTIFICATES";
+
 /// Log filter, in the syntax of `tracing-subscriber`; default `info`.
 pub const LOG_FILTER: &str = "RUST_LOG";
 

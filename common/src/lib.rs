@@ -8,7 +8,9 @@
 //! 5. [`manifest`]: what makes a checkpoint complete.
 //! 6. [`exit`]: what the exit codes mean.
 //! 7. [`environment`]: every environment variable that Medley reads.
+//! 8. [`certificates`]: who is who in a cluster, and TLS that checks it.
 
+pub mod certificates;
 pub mod config;
 pub mod environment;
 pub mod events;

@@ -68,8 +68,12 @@ fn a_coordinator_that_vanishes_is_noticed() {
         tokio::spawn(pass_on(workers, behind, Arc::clone(&cut)));
         address
     });
-    let settings =
-        Settings { addresses: vec![format!("http://{address}")], patience: Duration::from_millis(500), probes: true };
+    let settings = Settings {
+        addresses: vec![format!("http://{address}")],
+        patience: Duration::from_millis(500),
+        probes: true,
+        certificates: None,
+    };
     let session = Session::join(settings, proto::JoinRequest::default()).unwrap();
     let idle = session.order("release", Duration::from_secs(1)).unwrap_err();
     assert!(matches!(idle, SessionError::Deadline { .. }), "one that lives and says nothing is no loss: {idle}");

@@ -1,10 +1,12 @@
 //! The `medley` command.
 //!
-//! [`run`] trains a cohort and [`scale`] changes it meanwhile; [`coordinate`] is for clusters; [`config`] checks and shows configurations; [`report`] compares runs; [`pass_on`] hands
+//! [`run`] trains a cohort and [`scale`] changes it meanwhile; [`coordinate`] is for clusters; [`config`] checks and shows
+//! configurations; [`certs`] makes and shows certificates; [`report`] compares runs; [`pass_on`] hands
 //! `data` and `evaluate` to `medley-worker`, which has the networks and the data readers; [`logging`] says where
 //! logs go. Results go to standard output, all else to standard error; an error is one line and an exit code of
 //! [`medley_common::exit`].
 
+mod certs;
 mod config;
 mod coordinate;
 mod logging;
@@ -35,6 +37,7 @@ Examples:
   medley run --resume runs/quickstart                       Go on after an interruption
   medley scale runs/quickstart --peers 4                    Change the cohort while it trains
   medley report runs/                                       Compare runs
+  medley certs init                                         Encrypt, and let nobody else take part
 
 Every command explains itself: medley run --help
 
@@ -59,6 +62,8 @@ enum Command {
     #[command(disable_help_flag = true)]
     Evaluate(pass_on::Arguments),
     Report(report::ReportArgs),
+    #[command(subcommand)]
+    Certs(certs::CertsCommand),
     /// Print a script that completes `medley` commands in a shell
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {
@@ -96,6 +101,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Data(arguments) => pass_on::run("data", &arguments),
         Command::Evaluate(arguments) => pass_on::run("evaluate", &arguments),
         Command::Report(arguments) => report::run(&arguments),
+        Command::Certs(command) => certs::run(command),
         Command::Completions { shell } => completions(shell),
     };
     let exit_code = result.unwrap_or_else(|error| {

@@ -29,7 +29,7 @@ pub struct RunArgs {
     /// Go on with a run from its last checkpoint
     ///
     /// The configuration is the run's own; only keys that cannot change the result may be set: launch.*, recovery.*,
-    /// output.*, store.*, exchange.deadline_seconds, train.threads, cohort.workers.
+    /// output.*, store.*, security.*, exchange.deadline_seconds, train.threads, cohort.workers.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["peers", "seed", "out"])]
     resume: Option<PathBuf>,
     /// Peers of the cohort (cohort.peers)
@@ -65,11 +65,12 @@ Examples:
 Ctrl-C stops after a checkpoint; --resume goes on from there.";
 
 /// What may be set for a run that goes on: a table with a dot at its end, or a key.
-const RESUMABLE: [&str; 8] = [
+const RESUMABLE: [&str; 9] = [
     "launch.",
     "recovery.",
     "output.",
     "store.",
+    "security.",
     "exchange.deadline_seconds",
     "train.threads",
     "train.device",
@@ -132,7 +133,7 @@ fn plan_resumption(directory: &Path, overrides: &[Override]) -> Result<Plan, Cli
         let may = |allowed: &str| change.key == allowed || (allowed.ends_with('.') && change.key.starts_with(allowed));
         if !RESUMABLE.iter().any(|allowed| may(allowed)) || change.key == "output.directory" {
             return Err(CliError::bad_input(&format!(
-                "--set {}: cannot change when a run goes on, since its result would be neither the old run's nor a new one's; start a new run, or set only launch.*, recovery.*, output.* (but not output.directory), store.*, exchange.deadline_seconds, train.threads, train.device or cohort.workers",
+                "--set {}: cannot change when a run goes on, since its result would be neither the old run's nor a new one's; start a new run, or set only launch.*, recovery.*, output.* (but not output.directory), store.*, security.*, exchange.deadline_seconds, train.threads, train.device or cohort.workers",
                 change.key
             )));
         }

@@ -335,7 +335,7 @@ impl Cluster {
     }
 
     /// Slots that may be filled.
-    pub(super) fn slots(&self) -> u32 {
+    pub fn slots(&self) -> u32 {
         self.wanted_workers.max(self.settings.workers) + self.settings.spares
     }
 

@@ -52,6 +52,7 @@ pub fn assemble(parts: Parts, listener: Listener) -> Result<(Driver, mpsc::Sende
         job: job.clone(),
         token,
         slots: MOST_SLOTS,
+        workers: cluster.slots(),
         heartbeat: Duration::from_millis(config.launch.heartbeat_ms),
         death: Duration::from_millis(config.launch.death_ms),
     };

@@ -57,10 +57,12 @@ pub async fn lead(
     let candidacy = Candidacy { run_directory: run, ..candidacy };
     let mut stops = stops.listen().map_err(JobError::Signals)?;
     let config = &candidacy.config;
+    let (certificates, warnings) = super::security::certificates(&config.security)?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     // Not kept: one that does not lead refuses connections, so that workers go on looking.
     let url = match &candidacy.url {
         Some(url) => url.clone(),
-        None => Listener::bind(&config.launch.listen).await?.local_url(),
+        None => Listener::bind(&config.launch.listen).await?.secure(certificates)?.local_url(),
     };
     let leases = store::open(&config.store, Path::new(""), &candidacy.job).await?;
     let lease = Duration::from_millis(config.store.lease_ms);
@@ -144,7 +146,8 @@ async fn take_up(
     if let Some(record) = found.as_ref().filter(|record| !matches!(record.status.as_str(), "created" | "running")) {
         return Ok(Begun::Over(ended(record)));
     }
-    let listener = Listener::bind(&config.launch.listen).await?;
+    let (certificates, _) = super::security::certificates(&config.security)?;
+    let listener = Listener::bind(&config.launch.listen).await?.secure(certificates)?;
     let mut record = match found {
         Some(record) => record,
         None => {

@@ -8,6 +8,7 @@
 //! 6. `assembly`: puts the parts of a running job together; [`lead()`]: the same for a coordinator that is one of several.
 //! 7. `address`: where a running job can be asked something; `committer`: commits checkpoints beside that loop.
 //! 8. `stops`: who may ask a job to stop.
+//! 9. `security`: the certificates of the job's parties, checked before anything begins.
 
 mod address;
 mod assembly;
@@ -18,6 +19,7 @@ mod error;
 mod lead;
 pub mod observer;
 mod resume;
+mod security;
 mod stops;
 
 pub use crate::cluster::Outcome;
@@ -118,6 +120,7 @@ async fn begin(
         std::path::absolute(&run_directory).map_err(|source| JobError::Unwritable { path: run_directory, source })?;
     let binary = worker.map_or_else(WorkerBinary::find, Ok)?;
     binary.check_version()?;
+    let (certificates, of_certificates) = security::certificates(&config.security)?;
     let resumed = if resume {
         Some(resume::open(&run_directory, &config).await?)
     } else {
@@ -127,7 +130,7 @@ async fn begin(
     let checked = preflight(&binary, &config).await?;
     let asked = Asked { workers: config.cohort.workers, threads: config.train.threads };
     let shares = Shares::choose(cores(), checked.gpus, config.cohort.peers, asked);
-    let listener = Listener::bind(&config.launch.listen).await?;
+    let listener = Listener::bind(&config.launch.listen).await?.secure(certificates.clone())?;
     let beginning = match resumed {
         Some(resumed) => resumed.begin(&run_directory, &config)?,
         None => {
@@ -155,7 +158,12 @@ async fn begin(
         resumed_from: settings.resume.as_ref().map(|resume| resume.step),
         trained_before: trained,
     };
-    let warnings = shares.warning().into_iter().chain(warnings).map(|message| JobEvent::Warning { message });
+    let warnings = shares
+        .warning()
+        .into_iter()
+        .chain(of_certificates)
+        .chain(warnings)
+        .map(|message| JobEvent::Warning { message });
     for event in std::iter::once(started).chain(warnings) {
         driver::tell(&mut observers, &event);
     }
@@ -170,6 +178,7 @@ async fn begin(
         token,
         threads: shares.threads,
         run_directory: run_directory.clone(),
+        certificates: certificates.map(|own| own.directory().to_owned()),
     };
     let cluster = Cluster::new(settings);
     let parts = Parts { config, run_directory, url: coordinator, record, store, cluster, observers };

@@ -12,6 +12,8 @@ mod outbox;
 pub mod watch;
 
 use crate::collective::AbortHandle;
+use medley_common::certificates::Certificates;
+use medley_common::certificates::channel::ChannelError;
 use medley_common::proto::coordinator_message::Body;
 use medley_common::proto::worker_message::Body as Report;
 use medley_common::proto::{Assignment, CoordinatorMessage, JoinRequest, Pause};
@@ -25,14 +27,9 @@ use std::time::Duration;
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// The address is none.
-    #[error("cannot reach the coordinator at {address}: {source}")]
-    Address {
-        /// Where.
-        address: String,
-        /// Why.
-        source: tonic::transport::Error,
-    },
+    /// The address is none, or nobody answers there who can be trusted.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
     /// The coordinator does not want this worker.
     #[error("the coordinator refused this worker: {0}")]
     Refused(String),
@@ -56,7 +53,7 @@ pub enum SessionError {
 }
 
 /// Where the coordinator is, and how hard to look for it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     /// URLs of all coordinators, of which one leads.
     pub addresses: Vec<String>,
@@ -65,6 +62,8 @@ pub struct Settings {
     /// Whether a silent coordinator is asked if it is still there. A launched worker need not: it ends with its launcher,
     /// and goes on with one that was only paused.
     pub probes: bool,
+    /// With them the way to the coordinator is encrypted, and both ends prove who they are.
+    pub certificates: Option<Certificates>,
 }
 
 /// What the coordinator wants of a worker that waits.
