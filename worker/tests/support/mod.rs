@@ -27,6 +27,8 @@ pub struct Recorder {
     pub evaluations: Vec<proto::Evaluation>,
     pub shards: Vec<proto::ShardsWritten>,
     pub stop_after: Option<u64>,
+    /// Asks for a pause with this step.
+    pub pause_after: Option<u64>,
     pub completed: Option<proto::Completed>,
 }
 
@@ -43,6 +45,10 @@ impl Reporter for Recorder {
     }
     fn stop_requested(&self) -> bool {
         self.stop_after.is_some_and(|step| self.steps.len() as u64 + 1 >= step)
+    }
+    fn pause_requested(&self) -> Option<proto::Pause> {
+        let next = self.steps.last().map_or(0, |record| record.step) + 1;
+        self.pause_after.is_some_and(|step| next >= step).then_some(proto::Pause { checkpoint: false })
     }
 }
 
