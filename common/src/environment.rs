@@ -18,3 +18,8 @@ pub const OPENMP_WAIT_POLICY: &str = "OMP_WAIT_POLICY";
 
 /// Directory of loss fixtures that `cargo test -p medley-worker --test loss_fixtures` checks.
 pub const FIXTURES: &str = "MEDLEY_FIXTURES";
+
+/// How the variables begin that say where a bucket of checkpoints is and as whom to ask it: AWS_ENDPOINT_URL,
+/// AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION and, for a server without TLS,
+/// AWS_ALLOW_HTTP=true. The crate `object_store` reads them.
+pub const BUCKET_PREFIX: &str = "AWS_";

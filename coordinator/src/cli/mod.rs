@@ -1,10 +1,12 @@
 //! The `medley` command.
 //!
-//! [`run`] trains a cohort; [`config`] checks and shows configurations; [`report`] compares runs; [`pass_on`] hands
+//! [`run`] trains a cohort; [`config`] checks and shows configurations; [`report`] compares runs; [`checkpoint`] lists, verifies and
+//! exports checkpoints; [`pass_on`] hands
 //! `data` and `evaluate` to `medley-worker`, which has the networks and the data readers; [`logging`] says where
 //! logs go. Results go to standard output, all else to standard error; an error is one line and an exit code of
 //! [`medley_common::exit`].
 
+mod checkpoint;
 mod config;
 mod logging;
 mod pass_on;
@@ -32,6 +34,7 @@ Examples:
                                                             Train a cohort
   medley run --resume runs/quickstart                       Go on after an interruption
   medley report runs/                                       Compare runs
+  medley checkpoint export runs/quickstart --out model      One peer, for use elsewhere
 
 Every command explains itself: medley run --help
 
@@ -48,11 +51,13 @@ enum Command {
     /// All arguments go to `medley-worker data`; see `medley data --help`.
     #[command(disable_help_flag = true, after_help = DATA_EXAMPLES)]
     Data(pass_on::Arguments),
-    /// Evaluate a checkpoint
+    /// Evaluate a checkpoint, or an exported peer
     ///
     /// All arguments go to `medley-worker evaluate`; see `medley evaluate --help`.
     #[command(disable_help_flag = true)]
     Evaluate(pass_on::Arguments),
+    #[command(subcommand)]
+    Checkpoint(checkpoint::CheckpointCommand),
     Report(report::ReportArgs),
     /// Print a script that completes `medley` commands in a shell
     #[command(after_help = COMPLETIONS_EXAMPLES)]
@@ -88,6 +93,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Config(command) => config::run(command),
         Command::Data(arguments) => pass_on::run("data", &arguments),
         Command::Evaluate(arguments) => pass_on::run("evaluate", &arguments),
+        Command::Checkpoint(command) => checkpoint::run(&command),
         Command::Report(arguments) => report::run(&arguments),
         Command::Completions { shell } => completions(shell),
     };

@@ -67,6 +67,8 @@ pub struct Cluster {
     pub(super) shards: ShardGatherer,
     /// Checkpoints whose commit is under way.
     pub(super) committing: BTreeSet<u64>,
+    /// The last checkpoint that came to nothing, and why.
+    pub(super) lost_checkpoint: Option<(u64, String)>,
     /// The last committed checkpoint.
     pub(super) checkpoint: Option<u64>,
     /// What the workers agree on, once all have met.
@@ -108,6 +110,7 @@ impl Cluster {
             steps: StepMerger::new(settings.workers, resumed_from.unwrap_or(0)),
             shards: ShardGatherer::new(settings.workers),
             committing: BTreeSet::new(),
+            lost_checkpoint: None,
             checkpoint: resumed_from,
             ready: None,
             candidates: BTreeMap::new(),
@@ -175,9 +178,9 @@ impl Cluster {
                 }
             }
             Event::CheckpointFailed { step, message } => {
-                self.committing.remove(&step);
-                let message = format!("the checkpoint of step {step} was not committed: {message}");
-                self.fail(message, exit::FAILURE, actions);
+                if self.committing.remove(&step) {
+                    self.checkpoint_lost(step, format!("was not committed: {message}"), actions);
+                }
             }
             Event::StopRequested { reason } => self.stop_requested(reason, actions),
             Event::Broken { message } => self.fail(message, exit::FAILURE, actions),
@@ -301,7 +304,7 @@ impl Cluster {
                 if !self.committing.is_empty() && now < *until {
                     return false;
                 }
-                let outcome = outcome.clone();
+                let outcome = self.judge_last_checkpoint(outcome.clone());
                 actions.push(Action::Record(JobEvent::Finished {
                     outcome: outcome.outcome.clone(),
                     step: outcome.step,

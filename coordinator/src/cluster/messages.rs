@@ -144,6 +144,13 @@ pub enum Report {
         /// `TrainingState` as JSON; empty from all ranks but 0.
         state: String,
     },
+    /// Its files of a checkpoint could not be written; it trains on.
+    ShardsFailed {
+        /// The checkpoint's step.
+        step: u64,
+        /// Why, in one line.
+        message: String,
+    },
     /// It did all that was asked.
     Completed(proto::Completed),
     /// It cannot go on.
@@ -185,6 +192,13 @@ pub enum Action {
     },
     /// Verify the files of a checkpoint and put its manifest in place.
     CommitCheckpoint(Commit),
+    /// Remove what workers have written of a checkpoint that will be none.
+    DiscardCheckpoint {
+        /// Its step.
+        step: u64,
+        /// The generation that wrote it.
+        generation: u64,
+    },
     /// Tell the observers, and with them `events.jsonl`.
     Record(JobEvent),
     /// Show a step that all workers committed.
@@ -226,7 +240,7 @@ pub struct Commit {
     pub step: u64,
     /// The generation that wrote it.
     pub generation: u64,
-    /// Where the files are, relative to the run directory.
+    /// Where the files are, relative to the run directory or in full.
     pub staging: String,
     /// The files of all workers.
     pub files: Vec<ManifestFile>,

@@ -32,13 +32,10 @@ impl Cluster {
             Report::Steps(records) => self.stepped(slot, &records, actions),
             Report::Evaluated(evaluation) => self.evaluated(slot, evaluation, actions),
             Report::ShardsWritten { step, staging, files, state } => {
-                if let Some(mut commit) = self.shards.add(slot, step, staging, files, state) {
-                    commit.generation = generation;
-                    commit.data_hash = self.ready.as_ref().map(|ready| ready.data_hash.clone()).unwrap_or_default();
-                    self.committing.insert(step);
-                    actions.push(Action::CommitCheckpoint(commit));
-                }
+                let gathered = self.shards.add(slot, step, staging, files, state);
+                self.gathered(gathered, generation, actions);
             }
+            Report::ShardsFailed { step, message } => self.shards_failed(slot, step, &message, generation, actions),
             Report::Completed(completed) => self.completed(slot, completed, actions),
         }
     }

@@ -3,36 +3,62 @@
 use crate::checkpoint::{self, CheckpointError, Committed};
 use crate::cluster::{Commit, Event};
 use medley_common::config::RunConfig;
-use std::path::{Path, PathBuf};
+use medley_common::storage::{Attempt, Storage};
 use std::sync::mpsc::{Sender, channel};
 use tokio::sync::mpsc;
 
-/// Starts the thread. It reports every commit, and ends when the sender is dropped and all is committed.
-pub fn start(run: PathBuf, job: String, config: RunConfig, events: mpsc::Sender<Event>) -> Sender<Commit> {
-    let (commits, requests) = channel::<Commit>();
+/// What the thread is asked for.
+#[derive(Debug)]
+pub enum Request {
+    /// To make files a checkpoint.
+    Commit(Commit),
+    /// To remove files that will be none.
+    Discard(Attempt),
+}
+
+/// Starts the thread. It reports every commit, and ends when the sender is dropped and all is done.
+pub fn start(storage: Storage, job: String, config: RunConfig, events: mpsc::Sender<Event>) -> Sender<Request> {
+    let (requests, received) = channel::<Request>();
     std::thread::spawn(move || {
-        for request in requests {
+        for request in received {
+            let request = match request {
+                Request::Commit(commit) => commit,
+                Request::Discard(attempt) => {
+                    discard(&storage, attempt);
+                    continue;
+                }
+            };
             let step = request.step;
-            let event = match commit(&run, &job, &config, &request) {
+            let event = match commit(&storage, &job, &config, &request) {
                 Ok(committed) => {
                     Event::CheckpointCommitted { step, directory: committed.directory, bytes: committed.bytes }
                 }
-                Err(error) => Event::CheckpointFailed { step, message: error.to_string() },
+                Err(error) => {
+                    discard(&storage, Attempt { step, generation: request.generation });
+                    Event::CheckpointFailed { step, message: error.to_string() }
+                }
             };
             if events.blocking_send(event).is_err() {
                 return;
             }
         }
     });
-    commits
+    requests
 }
 
-fn commit(run: &Path, job: &str, config: &RunConfig, request: &Commit) -> Result<Committed, CheckpointError> {
-    let committed = checkpoint::commit(run, job, config, request)?;
+fn commit(storage: &Storage, job: &str, config: &RunConfig, request: &Commit) -> Result<Committed, CheckpointError> {
+    let committed = checkpoint::commit(storage, job, config, request)?;
     let keep = config.output.keep_checkpoints;
-    if let Err(error) = checkpoint::retain(run, keep) {
+    if let Err(error) = checkpoint::retain(storage, keep) {
         // The new checkpoint stands; that an old one could not be removed is no reason to end a job.
         tracing::warn!("an old checkpoint stays: {error}");
     }
     Ok(committed)
+}
+
+fn discard(storage: &Storage, attempt: Attempt) {
+    if let Err(error) = storage.discard(attempt) {
+        // Nothing reads it, and the next resumption removes it.
+        tracing::warn!("what was written of the checkpoint of step {} stays: {error}", attempt.step);
+    }
 }

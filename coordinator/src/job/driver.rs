@@ -1,12 +1,14 @@
 //! The loop between the cluster's decisions and the world.
 
+use super::committer::Request;
 use super::stops::StopRequests;
 use super::{Observer, SharedStore};
-use crate::cluster::{Action, Cluster, Commit, Event, Outcome};
+use crate::cluster::{Action, Cluster, Event, Outcome};
 use crate::launch::Launcher;
 use crate::server::Server;
 use crate::store::JobRecord;
 use medley_common::events::Event as JobEvent;
+use medley_common::storage::Attempt;
 use medley_common::{exit, proto};
 use std::collections::VecDeque;
 use std::sync::mpsc::Sender;
@@ -27,7 +29,7 @@ pub struct Driver {
     /// Dropped before `launcher`, whose thread may be waiting for room in it.
     pub incoming: mpsc::Receiver<Event>,
     pub launcher: Option<Launcher>,
-    pub commits: Sender<Commit>,
+    pub commits: Sender<Request>,
     pub store: SharedStore,
     pub record: JobRecord,
     pub observers: Vec<Box<dyn Observer>>,
@@ -111,9 +113,16 @@ impl Driver {
             }
             Action::CommitCheckpoint(commit) => {
                 let step = commit.step;
-                if self.commits.send(commit).is_err() {
+                if self.commits.send(Request::Commit(commit)).is_err() {
                     let message = "the thread that commits checkpoints has ended".into();
                     return Performed::Caused(Event::CheckpointFailed { step, message });
+                }
+            }
+            Action::DiscardCheckpoint { step, generation } => {
+                if self.commits.send(Request::Discard(Attempt { step, generation })).is_err() {
+                    tracing::warn!(
+                        "the thread that removes what was written of the checkpoint of step {step} has ended"
+                    );
                 }
             }
             Action::Record(event) => {

@@ -21,6 +21,7 @@ pub use error::JobError;
 pub use observer::Observer;
 pub use stops::Stops;
 
+use crate::checkpoint::CheckpointError;
 use crate::cluster::{Cluster, Settings};
 use crate::launch::{Asked, LaunchPlan, Launcher, Shares, WorkerBinary, cores, preflight};
 use crate::random;
@@ -29,6 +30,7 @@ use crate::store::{JobRecord, Store};
 use driver::Driver;
 use medley_common::config::{self, RunConfig};
 use medley_common::events::Event as JobEvent;
+use medley_common::storage::Storage;
 use medley_common::{VERSION, exit, proto};
 use resume::Beginning;
 use std::path::PathBuf;
@@ -119,10 +121,12 @@ async fn begin(
         std::path::absolute(&run_directory).map_err(|source| JobError::Unwritable { path: run_directory, source })?;
     let binary = worker.map_or_else(WorkerBinary::find, Ok)?;
     binary.check_version()?;
+    let storage = Storage::of_run(&run_directory, &config.output.checkpoints).map_err(CheckpointError::from)?;
     let resumed = if resume {
-        Some(resume::open(&run_directory, &config)?)
+        Some(resume::open(&run_directory, &config, &storage)?)
     } else {
         directory::check_absent(&run_directory)?;
+        check_free(&storage)?;
         None
     };
     let checked = preflight(&binary, &config).await?;
@@ -133,7 +137,7 @@ async fn begin(
     let secret = random::bytes(32).map_err(JobError::Random)?;
 
     let beginning = match resumed {
-        Some(resumed) => resumed.begin(&run_directory, &config)?,
+        Some(resumed) => resumed.begin(&run_directory, &config, &storage)?,
         None => {
             let record = JobRecord::new(random::hex(4).map_err(JobError::Random)?);
             Beginning::new(directory::create(&run_directory, &config, &record)?, record)
@@ -197,7 +201,7 @@ async fn begin(
         secret,
         ..proto::Assignment::default()
     };
-    let commits = committer::start(run_directory, record.id.clone(), config, events);
+    let commits = committer::start(storage, record.id.clone(), config, events);
     let mut driver = Driver {
         cluster: Cluster::new(settings),
         server,
@@ -215,6 +219,14 @@ async fn begin(
         Err(error) => driver.doom(error.to_string()),
     }
     Ok(driver)
+}
+
+/// Refuses a place where another run keeps its checkpoints: one would take them for its own.
+fn check_free(storage: &Storage) -> Result<(), CheckpointError> {
+    if storage.steps()?.is_empty() {
+        return Ok(());
+    }
+    Err(CheckpointError::Occupied { place: storage.place() })
 }
 
 fn settings(config: &RunConfig, shares: Shares, generation: u64, resume: Option<crate::cluster::Resume>) -> Settings {

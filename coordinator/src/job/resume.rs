@@ -1,13 +1,14 @@
 //! Which checkpoint an earlier run left, and whether it fits.
 
 use super::{JobError, SharedStore, directory};
-use crate::checkpoint::{CheckpointError, check_fit, remove_stale_staging, verify};
+use crate::checkpoint::{CheckpointError, check_fit, verify};
 use crate::cluster::Resume;
 use crate::random;
 use crate::store::{Embedded, JobRecord};
 use medley_common::config::{self, RunConfig};
 use medley_common::events::Trained;
 use medley_common::run_directory;
+use medley_common::storage::Storage;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -42,7 +43,7 @@ pub struct Resumed {
 /// # Errors
 /// [`JobError`] with exit code 2 where there is no run, another coordinator has it, or its last checkpoint is
 /// damaged or of another shape.
-pub fn open(run: &Path, config: &RunConfig) -> Result<Resumed, JobError> {
+pub fn open(run: &Path, config: &RunConfig, storage: &Storage) -> Result<Resumed, JobError> {
     let kept = run.join(run_directory::CONFIG);
     if !kept.is_file() {
         return Err(JobError::NoRun(run.to_owned()));
@@ -59,29 +60,28 @@ pub fn open(run: &Path, config: &RunConfig) -> Result<Resumed, JobError> {
         let message = format!("resumed with other values of {}", changed.join(", "));
         beginning.warnings.push(message);
     }
-    match run_directory::latest_checkpoint(run) {
+    // A listing, and not `latest`: between a commit and the new name a coordinator may have died.
+    match storage.steps().map_err(CheckpointError::from)?.last().copied() {
         None => beginning.warnings.push("there is no checkpoint to resume from; training starts over".into()),
-        Some((step, directory)) => {
-            let manifest = verify(&directory)?;
-            check_fit(&directory, &manifest, &trained, config)?;
+        Some(step) => {
+            let manifest = verify(storage, step)?;
+            let place = format!("{}/step-{step}", storage.place());
+            check_fit(&place, &manifest, &trained, config)?;
             if manifest.config_hash != config::identity(&trained) {
                 let message = "was trained with another configuration than run.toml holds now; put run.toml back as it was to resume, or start a new run".into();
-                return Err(CheckpointError::Unfit { path: directory, message }.into());
+                return Err(CheckpointError::Unfit { place, message }.into());
             }
             // Patience goes back to the best validation's parameters, which have a checkpoint of their own.
             if config.train.patience > 0 && manifest.state.best_metric.is_some() && manifest.state.best_step != step {
-                verify(&run_directory::checkpoint(run, manifest.state.best_step))?;
+                verify(storage, manifest.state.best_step)?;
             }
             // The store may have been lost; generations must grow all the same.
             beginning.record.generation = beginning.record.generation.max(manifest.generation);
             let state = &manifest.state;
             beginning.trained =
                 Trained { seconds: state.train_seconds, rows: state.rows, bytes_sent: state.bytes_sent };
-            beginning.checkpoint = Some(Resume {
-                step,
-                directory: format!("{}/step-{step}", run_directory::CHECKPOINTS),
-                data_hash: manifest.data_hash,
-            });
+            beginning.checkpoint =
+                Some(Resume { step, directory: storage.checkpoint(step), data_hash: manifest.data_hash });
         }
     }
     Ok(Resumed { beginning, is_config_changed: !changed.is_empty() })
@@ -92,8 +92,13 @@ impl Resumed {
     ///
     /// # Errors
     /// Where the directory cannot be written.
-    pub fn begin(self, run: &Path, config: &RunConfig) -> Result<Beginning, JobError> {
-        remove_stale_staging(run)?;
+    pub fn begin(self, run: &Path, config: &RunConfig, storage: &Storage) -> Result<Beginning, JobError> {
+        storage.sweep().map_err(CheckpointError::from)?;
+        if let Some(resume) = &self.beginning.checkpoint
+            && let Err(error) = storage.set_latest(resume.step)
+        {
+            tracing::warn!("the newest checkpoint is not named: {error}");
+        }
         let make = || {
             std::fs::create_dir_all(run.join(run_directory::LOGS))?;
             std::fs::create_dir_all(run.join(run_directory::CHECKPOINTS))?;

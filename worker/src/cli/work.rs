@@ -9,6 +9,7 @@ use crate::train::{Reporter, TrainError, Trainer};
 use medley_common::config::{self, RunConfig};
 use medley_common::proto;
 use medley_common::proto::worker_message::Body as Report;
+use medley_common::run_directory;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -123,7 +124,7 @@ fn take_part(session: &Session, listener: &Listener, slot: u32) -> Result<(), Tr
     let run_directory = Path::new(&assignment.run_directory);
     let mut trainer = Trainer::new(&config, &dataset, exchange, device, run_directory)?;
     if !assignment.checkpoint.is_empty() {
-        trainer.restore(&run_directory.join(&assignment.checkpoint))?;
+        trainer.restore(&run_directory::place(run_directory, &assignment.checkpoint))?;
     }
     let mut reporter = ToCoordinator { session, waiting: Vec::new(), sent: Instant::now() };
     let completed = trainer.run(&mut reporter)?;
@@ -203,6 +204,12 @@ impl Reporter for ToCoordinator<'_> {
     fn shards(&mut self, shards: proto::ShardsWritten) {
         self.flush();
         self.session.report(Report::Shards(shards));
+    }
+
+    fn shards_failed(&mut self, failed: proto::ShardsFailed) {
+        tracing::warn!(step = failed.step, cause = %failed.message, "a checkpoint was not written");
+        self.flush();
+        self.session.report(Report::ShardsFailed(failed));
     }
 
     fn stop_requested(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use super::error::TrainError;
 use super::evaluation::Examiner;
-use super::saving::Snapshot;
+use super::saving::{Saving, Snapshot};
 use super::schedule::Plan;
 use super::step::{Learner, StepOutcome, join_numbers, split_numbers};
 use crate::collective::Traffic;
@@ -27,6 +27,8 @@ pub trait Reporter {
     fn evaluation(&mut self, evaluation: proto::Evaluation);
     /// This worker's files of a checkpoint are written and synced.
     fn shards(&mut self, shards: proto::ShardsWritten);
+    /// This worker's files of a checkpoint could not be written.
+    fn shards_failed(&mut self, failed: proto::ShardsFailed);
     /// Whether this worker was asked to stop.
     fn stop_requested(&self) -> bool;
 }
@@ -48,8 +50,7 @@ pub struct Trainer<'a> {
     pub(super) state: TrainingState,
     /// Committed steps.
     pub(super) step: u64,
-    /// The step of the last checkpoint.
-    pub(super) saved: Option<u64>,
+    pub(super) saving: Saving,
     evaluation_time: Duration,
     /// Parameters at the best validation, where training may stop early.
     pub(super) best: Option<Snapshot>,
@@ -83,7 +84,7 @@ impl<'a> Trainer<'a> {
             run_directory: run_directory.to_owned(),
             state: TrainingState { items: dataset.items as u64, ..TrainingState::default() },
             step: 0,
-            saved: None,
+            saving: Saving::default(),
             evaluation_time: Duration::ZERO,
             best: None,
         })
@@ -98,7 +99,7 @@ impl<'a> Trainer<'a> {
         self.exchange.take_traffic();
         reporter.ready(self.describe());
         let mut reason = self.train(reporter)?;
-        self.save(reporter)?;
+        self.save_last(reporter)?;
         if reason != "stopped" && !self.finish(reporter)? {
             reason = "stopped";
         }
@@ -135,6 +136,7 @@ impl<'a> Trainer<'a> {
         let mut batches = self.batches()?;
         while self.step < self.plan.total_steps() {
             let stop = self.one_step(&mut batches, reporter)?;
+            self.report_written(reporter);
             let last = self.step == self.plan.total_steps();
             let improved = self.validates_now(last) && self.validate(reporter)?;
             if self.is_out_of_patience() {
@@ -230,6 +232,7 @@ impl<'a> Trainer<'a> {
         let mine = self.examiner.peers(&self.learner.network, Split::Valid, limit, self.step, false, reporter)?;
         let best = self.agree_on_best(mine.unwrap_or(f64::NEG_INFINITY))?;
         self.evaluation_time += start.elapsed();
+        (self.state.metric, self.state.metric_step) = (Some(best), self.step);
         if !self.plan.chooses_after(self.step) {
             return Ok(false);
         }
