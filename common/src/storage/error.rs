@@ -75,9 +75,4 @@ impl StorageError {
     pub fn is_absent(&self) -> bool {
         matches!(self, Self::Absent { .. })
     }
-
-    /// Whether the user's input is at fault.
-    pub fn is_bad_input(&self) -> bool {
-        !matches!(self, Self::Directory { .. } | Self::Bucket { .. })
-    }
 }

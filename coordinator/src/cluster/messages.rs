@@ -47,7 +47,7 @@ pub struct Settings {
 pub struct Resume {
     /// Its step.
     pub step: u64,
-    /// Its directory, relative to the run directory.
+    /// Its place, as `Storage::checkpoint` names it.
     pub directory: String,
     /// Hash of the data that it was trained on.
     pub data_hash: String,
@@ -96,7 +96,7 @@ pub enum Event {
     CheckpointCommitted {
         /// Its step.
         step: u64,
-        /// Its directory, relative to the run directory.
+        /// Its place, as `Storage::checkpoint` names it.
         directory: String,
         /// Its size.
         bytes: u64,
@@ -137,7 +137,7 @@ pub enum Report {
     ShardsWritten {
         /// The checkpoint's step.
         step: u64,
-        /// Where, relative to the run directory.
+        /// Where, as `Storage::staging` names it.
         staging: String,
         /// The files.
         files: Vec<ManifestFile>,
@@ -218,7 +218,7 @@ pub struct Assignment {
     pub rank: u32,
     /// All workers of the generation, by rank.
     pub members: Vec<Member>,
-    /// The committed checkpoint to start from, relative to the run directory.
+    /// The committed checkpoint to start from, as `Storage::checkpoint` names it.
     pub checkpoint: Option<String>,
 }
 
@@ -240,7 +240,7 @@ pub struct Commit {
     pub step: u64,
     /// The generation that wrote it.
     pub generation: u64,
-    /// Where the files are, relative to the run directory or in full.
+    /// Where the files are, as `Storage::staging` names it.
     pub staging: String,
     /// The files of all workers.
     pub files: Vec<ManifestFile>,
