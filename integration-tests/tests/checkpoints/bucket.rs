@@ -107,7 +107,10 @@ fn reading_commands_read_it(bench: &Bench, server: &Server, run: &Path, objects:
 
 #[test]
 fn files_larger_than_a_part_are_put_in_parts() {
-    let bench = Bench::new(60, 9000, 12);
+    let bench = Bench::small();
+    // Everybody has items of their own, so that a small data set has a catalogue of 9000.
+    let lines = (0..300).flat_map(|user| (0..30).map(move |item| format!("{user} {}\n", 30 * user + item)));
+    bench.write("data.txt", lines.collect::<String>());
     let server = Server::start(&bench.path().join("objects"));
     let settings =
         ["train.steps=2", "network.dimension=128", "network.heads=2", "evaluation.protocols=[\"uniform99\"]"];

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// Room for one checkpoint of the small job (150 kB in six files) and a half, so that with one in place the next does not fit.
+/// The tests leave a thousand steps between two, so that the first is committed by the time that the second is written.
 const ROOM: &str = "300k";
 
 /// Whether this machine lets tests mount; says so where it does not.
@@ -50,31 +51,31 @@ fn a_run_whose_last_checkpoint_finds_no_room_shows_its_metrics_and_fails() {
     }
     let child = start(
         &bench,
-        "{ $MEDLEY run job.toml --out run --set output.checkpoints=full --set train.checkpoint_every=20 \
-         --set output.keep_checkpoints=0; code=$?; cp -a full kept; exit $code; }",
+        "{ $MEDLEY run job.toml --out run --set output.checkpoints=full --set train.steps=2500 \
+         --set train.checkpoint_every=1000 --set output.log_every=500 --set output.keep_checkpoints=0; code=$?; cp -a full kept; exit $code; }",
     );
     let output = wait(child);
     let (shown, said) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(exit::FAILURE), "{said}");
     assert!(shown.contains("Test metrics") && shown.contains("peer-1"), "{shown}");
     let last = said.lines().last().expect("a last line");
-    let expected = ["error: ", "step 50", "No space left on device", "--resume goes on from the one of step 20"];
+    let expected = ["error: ", "step 2500", "No space left on device", "--resume goes on from the one of step 1000"];
     assert!(expected.iter().all(|part| last.contains(part)), "{last}");
 
     let run = bench.path().join("run");
-    assert_eq!(committed(&run), [20]);
+    assert_eq!(committed(&run), [1000]);
     let warnings = warnings(&run);
-    assert_eq!(warnings.len(), 2, "of steps 40 and 50: {warnings:?}");
-    for (warning, step) in warnings.iter().zip(["step 40", "step 50"]) {
-        let named = [step, "No space left on device", "full", "the last good one is of step 20", "make room"];
+    assert_eq!(warnings.len(), 2, "of steps 2000 and 2500: {warnings:?}");
+    for (warning, step) in warnings.iter().zip(["step 2000", "step 2500"]) {
+        let named = [step, "No space left on device", "full", "the last good one is of step 1000", "make room"];
         assert!(named.iter().all(|part| warning.contains(part)), "{warning}");
     }
     let result = summary(&run);
-    assert_eq!((result.outcome.as_str(), result.steps), ("failed", 50));
+    assert_eq!((result.outcome.as_str(), result.steps), ("failed", 2500));
     assert_eq!(result.peers_evaluated.len(), 4, "two peers, two splits");
     let kept = Storage::of_run(&run, &bench.path().join("kept").display().to_string()).expect("a directory");
-    assert_eq!((kept.steps().expect("a listing"), kept.partial().expect("a listing")), (vec![20], vec![]));
-    let verified = bench.medley(&["checkpoint", "verify", "kept/step-20"]);
+    assert_eq!((kept.steps().expect("a listing"), kept.partial().expect("a listing")), (vec![1000], vec![]));
+    let verified = bench.medley(&["checkpoint", "verify", "kept/step-1000"]);
     assert!(verified.status.success(), "{}", text(&verified.stderr));
     assert_eq!(local(&run).steps().expect("a listing"), [0_u64; 0]);
 }
@@ -88,7 +89,7 @@ fn a_job_goes_on_without_room_and_keeps_checkpoints_again_once_there_is_some() {
     let child = start(
         &bench,
         "exec $MEDLEY run job.toml --out run --set output.checkpoints=full --set train.steps=1000000 \
-         --set train.checkpoint_every=20 --set output.keep_checkpoints=1 --set cohort.workers=2",
+         --set train.checkpoint_every=1000 --set output.log_every=500 --set output.keep_checkpoints=1 --set cohort.workers=2",
     );
     let run = bench.path().join("run");
     let has_events = || run.join("events.jsonl").is_file();

@@ -92,7 +92,7 @@ struct Subject {
 
 enum Source {
     Checkpoint(Checkpoint),
-    Exported(Exported),
+    Exported(Box<Exported>),
 }
 
 impl Subject {
@@ -105,7 +105,7 @@ impl Subject {
             let config = changed(&model.config, &config::to_toml(&model.config), &origin, &arguments.overrides)?;
             // An average has a network of one peer, like any other.
             let (peers, step, data_hash) = (model.peers[..1].to_vec(), model.step, model.data_hash.clone());
-            return Ok(Self { source: Source::Exported(exported), config, peers, step, data_hash });
+            return Ok(Self { source: Source::Exported(Box::new(exported)), config, peers, step, data_hash });
         }
         let checkpoint = Checkpoint::open(place)?;
         let manifest = checkpoint.manifest();

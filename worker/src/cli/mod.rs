@@ -50,7 +50,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_env(medley_common::environment::LOG_FILTER);
     tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("info,object_store=warn")))
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
