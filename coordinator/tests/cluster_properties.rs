@@ -36,6 +36,7 @@ fn report() -> impl Strategy<Value = Report> {
             let record = |step| proto::StepRecord { step, ..Default::default() };
             Report::Steps(steps.into_iter().map(record).collect())
         }),
+        1 => step.clone().prop_map(|step| Report::ShardsFailed { step, message: "m".into() }),
         4 => step.prop_map(|step| Report::ShardsWritten {
             step,
             staging: "staging".into(),
@@ -83,6 +84,7 @@ struct Observed {
     assigned: BTreeSet<(u64, u32)>,
     last_progress: u64,
     asked_to_commit: BTreeSet<u64>,
+    discarded: BTreeSet<u64>,
     finished: bool,
 }
 
@@ -102,8 +104,11 @@ impl Observed {
                     self.last_progress = step.step;
                 }
                 Action::CommitCheckpoint(commit) => {
-                    assert!(self.asked_to_commit.insert(commit.step));
+                    assert!(self.asked_to_commit.insert(commit.step) && !self.discarded.contains(&commit.step));
                     assert_eq!(commit.files.len(), WORKERS as usize);
+                }
+                Action::DiscardCheckpoint { step, .. } => {
+                    assert!(self.discarded.insert(*step) && !self.asked_to_commit.contains(step), "{step}");
                 }
                 Action::Finish(outcome) => {
                     assert!(!outcome.message.is_empty() && !outcome.message.contains('\n'));

@@ -90,7 +90,7 @@ fn a_coordinator_that_vanishes_is_noticed() {
 
 fn settings(addresses: &[std::net::SocketAddr], patience: Duration) -> Settings {
     let addresses = addresses.iter().map(|address| format!("http://{address}")).collect();
-    Settings { addresses, patience, probes: false }
+    Settings { addresses, patience, probes: false, certificates: None }
 }
 
 fn request() -> proto::JoinRequest {

@@ -249,6 +249,15 @@ fn rest(config: &RunConfig) -> Result<(), Fault> {
         "exchange.deadline_seconds",
         || format!("is {}; use 0.1 to 86400 seconds", config.exchange.deadline_seconds),
     )?;
+    let checkpoints = &config.output.checkpoints;
+    let bucket = checkpoints.strip_prefix("s3://");
+    require(bucket.is_none_or(|rest| !rest.is_empty() && !rest.starts_with('/')), "output.checkpoints", || {
+        format!("is \"{checkpoints}\", which names no bucket; write s3://BUCKET/PREFIX, or a directory")
+    })?;
+    let has_scheme = checkpoints.split_once("://").is_some();
+    require(bucket.is_some() || !has_scheme, "output.checkpoints", || {
+        format!("is \"{checkpoints}\"; of URLs only s3://BUCKET/PREFIX is understood")
+    })?;
     require(config.output.log_every >= 1, "output.log_every", || "is 0; use 1 or more steps".into())?;
     require(launch.listen.parse::<std::net::SocketAddr>().is_ok(), "launch.listen", || {
         format!("is \"{}\"; use an address and port such as 127.0.0.1:0", launch.listen)

@@ -80,6 +80,8 @@ pub struct Cluster {
     pub(super) shards: ShardGatherer,
     /// Checkpoints whose commit is under way, with their peers.
     pub(super) committing: BTreeMap<u64, Vec<u32>>,
+    /// The last checkpoint that came to nothing, and why.
+    pub(super) lost_checkpoint: Option<(u64, String)>,
     /// The last committed checkpoint.
     pub(super) checkpoint: Option<Committed>,
     /// What the workers agree on, once all have met.
@@ -178,6 +180,7 @@ impl Cluster {
             steps: StepMerger::new(resumed_from.unwrap_or(0)),
             shards: ShardGatherer::new(resumed_from),
             committing: BTreeMap::new(),
+            lost_checkpoint: None,
             checkpoint,
             ready: None,
             candidates: BTreeMap::new(),
@@ -307,9 +310,9 @@ impl Cluster {
                 self.checkpoint_committed(step, directory, bytes, actions)
             }
             Event::CheckpointFailed { step, message } => {
-                self.committing.remove(&step);
-                let message = format!("the checkpoint of step {step} was not committed: {message}");
-                self.fail(message, exit::FAILURE, actions);
+                if self.committing.remove(&step).is_some() {
+                    self.checkpoint_lost(step, format!("was not committed: {message}"), actions);
+                }
             }
             Event::ScaleRequested(scale) => self.scale_requested(scale, actions),
             Event::StopRequested { reason } => self.stop_requested(reason, actions),
@@ -421,7 +424,7 @@ impl Cluster {
                 if !self.committing.is_empty() && now < *until {
                     return false;
                 }
-                let outcome = outcome.clone();
+                let outcome = self.judge_last_checkpoint(outcome.clone());
                 actions.push(Action::Record(JobEvent::Finished {
                     outcome: outcome.outcome.clone(),
                     step: outcome.step,

@@ -29,6 +29,7 @@ pub use lead::{Candidacy, lead};
 pub use observer::Observer;
 pub use stops::Stops;
 
+use crate::checkpoint::CheckpointError;
 use crate::cluster::Cluster;
 use crate::launch::{Asked, LaunchPlan, Launcher, Shares, WorkerBinary, cores, preflight};
 use crate::random;
@@ -38,6 +39,7 @@ use assembly::{Parts, assemble, settings};
 use driver::Driver;
 use medley_common::config::RunConfig;
 use medley_common::events::Event as JobEvent;
+use medley_common::storage::Storage;
 use medley_common::{VERSION, exit};
 use resume::Beginning;
 use std::path::PathBuf;
@@ -121,10 +123,12 @@ async fn begin(
     let binary = worker.map_or_else(WorkerBinary::find, Ok)?;
     binary.check_version()?;
     let (certificates, of_certificates) = security::certificates(&config.security)?;
+    let storage = Storage::of_run(&run_directory, &config.output.checkpoints).map_err(CheckpointError::from)?;
     let resumed = if resume {
-        Some(resume::open(&run_directory, &config).await?)
+        Some(resume::open(&run_directory, &config, &storage).await?)
     } else {
         directory::check_absent(&run_directory)?;
+        check_free(&storage)?;
         None
     };
     let checked = preflight(&binary, &config).await?;
@@ -132,7 +136,7 @@ async fn begin(
     let shares = Shares::choose(cores(), checked.gpus, config.cohort.peers, asked);
     let listener = Listener::bind(&config.launch.listen).await?.secure(certificates.clone())?;
     let beginning = match resumed {
-        Some(resumed) => resumed.begin(&run_directory, &config)?,
+        Some(resumed) => resumed.begin(&run_directory, &config, &storage)?,
         None => {
             let record = JobRecord::new(random::hex(4).map_err(JobError::Random)?);
             Beginning::new(directory::create(&run_directory, &config, &record).await?, record)
@@ -181,7 +185,7 @@ async fn begin(
         certificates: certificates.map(|own| own.directory().to_owned()),
     };
     let cluster = Cluster::new(settings);
-    let parts = Parts { config, run_directory, url: coordinator, record, store, cluster, observers };
+    let parts = Parts { config, run_directory, url: coordinator, record, store, storage, cluster, observers };
     let (mut driver, exits) = assemble(parts, listener)?;
     let launcher = Launcher::start(plan, move |exit| {
         // Nobody listens any more once the job has ended.
@@ -197,6 +201,14 @@ async fn begin(
         Err(error) => driver.doom(error.to_string()),
     }
     Ok(driver)
+}
+
+/// Refuses a place where another run keeps its checkpoints: one would take them for its own.
+fn check_free(storage: &Storage) -> Result<(), CheckpointError> {
+    if storage.steps()?.is_empty() {
+        return Ok(());
+    }
+    Err(CheckpointError::Occupied { place: storage.place() })
 }
 
 /// A store that several threads may hold.

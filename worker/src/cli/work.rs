@@ -331,6 +331,12 @@ impl Reporter for ToCoordinator<'_> {
         self.session.report(Report::Shards(shards));
     }
 
+    fn shards_failed(&mut self, failed: proto::ShardsFailed) {
+        tracing::warn!(step = failed.step, cause = %failed.message, "a checkpoint was not written");
+        self.flush();
+        self.session.report(Report::ShardsFailed(failed));
+    }
+
     fn stop_requested(&self) -> bool {
         self.session.stop_requested()
     }

@@ -86,7 +86,7 @@ impl Entry {
     /// # Errors
     /// When there is none.
     pub fn checkpoint(placement: &Placement, directory: &Path) -> Result<Self, TrainError> {
-        let step = Checkpoint::open(directory)?.manifest.step;
+        let step = Checkpoint::open(directory)?.manifest().step;
         Ok(Self::from_one(placement, &Origin::Checkpoint(directory.to_owned()), step))
     }
 
@@ -104,7 +104,7 @@ fn origin(origin: Option<&proto::Origin>, run: &Path) -> Result<Origin, TrainErr
     use proto::origin::From;
     match origin.and_then(|origin| origin.from.as_ref()) {
         Some(From::Fresh(_)) => Ok(Origin::Fresh),
-        Some(From::Checkpoint(directory)) => Ok(Origin::Checkpoint(run.join(directory))),
+        Some(From::Checkpoint(directory)) => Ok(Origin::Checkpoint(run_directory::place(run, directory))),
         Some(From::Rank(rank)) => Ok(Origin::Rank(*rank as usize)),
         Some(From::Copy(copy)) => Ok(Origin::Copy { peer: copy.peer, rank: copy.rank as usize, noise: copy.noise }),
         None => Err(assignment("it leaves out where a state comes from".into())),
@@ -165,6 +165,7 @@ impl Trainer<'_> {
         let arrival = self.arrive(exchange, entry)?;
         let copies = self.exchange_copies(exchange, entry, &arrival)?;
         self.install(placement, entry, arrival, copies);
+        self.saving.generation = exchange.collective().generation();
         exchange.collective().barrier()?;
         let Self { placement, extras, .. } = self;
         extras.retain(|held| placement.position(held.peer).is_none());
@@ -313,7 +314,8 @@ impl Trainer<'_> {
             });
         }
         if let Origin::Checkpoint(directory) = &entry.shared {
-            let manifest = self.open(directory)?.manifest;
+            let checkpoint = self.open(directory)?;
+            let manifest = checkpoint.manifest();
             if manifest.step != entry.step {
                 return Err(assignment(format!(
                     "{}: the checkpoint is of step {}, training was to begin at {}",
@@ -323,7 +325,7 @@ impl Trainer<'_> {
                 )));
             }
             let validated_step = manifest.state.validated_step.or(Some(manifest.step));
-            return Ok(TrainingState { validated_step, ..manifest.state });
+            return Ok(TrainingState { validated_step, ..manifest.state.clone() });
         }
         Ok(TrainingState { items: self.dataset.items as u64, ..TrainingState::default() })
     }
@@ -371,7 +373,7 @@ impl Trainer<'_> {
 
     fn open(&self, directory: &Path) -> Result<Checkpoint, TrainError> {
         let checkpoint = Checkpoint::open(directory)?;
-        if checkpoint.manifest.data_hash != self.dataset.hash {
+        if checkpoint.manifest().data_hash != self.dataset.hash {
             return Err(TrainError::Input(format!(
                 "{}: the checkpoint was trained on other data than {}; resume with the data that it was trained on",
                 directory.display(),
@@ -407,10 +409,10 @@ impl Trainer<'_> {
         let mut moments = Moments::new(parameters, &self.config.optimizer);
         checkpoint.read_moments(optimizer, parameters, &mut moments)?;
         let mut best = None;
-        if self.has_best(state, checkpoint.manifest.step) {
+        if self.has_best(state, checkpoint.manifest().step) {
             // Parameters of the best validation have a checkpoint of their own, unless the peer was not there then.
-            let kept = Checkpoint::open(&run_directory::checkpoint(&self.run_directory, state.best_step))?;
-            if kept.manifest.files.iter().any(|file| file.name == name) {
+            let kept = checkpoint.sibling(state.best_step)?;
+            if kept.manifest().files.iter().any(|file| file.name == name) {
                 kept.read_parameters(name, parameters)?;
                 best = Some(parameters.values().copy());
             }
@@ -522,7 +524,7 @@ impl Trainer<'_> {
         self.state = state;
         self.step = entry.step;
         self.entered = Some(entry.step);
-        self.saved = entry.checkpoint_step;
+        self.saving.saved = entry.checkpoint_step;
         self.best = best;
     }
 }
