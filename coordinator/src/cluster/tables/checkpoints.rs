@@ -127,10 +127,12 @@ fn a_last_checkpoint_that_is_never_committed_is_not_waited_for_without_end() {
         "
         0 w0 joins
           -> log joined worker-0
-          -> log generation 1
+          -> log generation 1 after 0
+          -> keep
           -> assign w0 rank 0 of generation 1: peers [0]
         10 w0 ready
           -> log ready
+          -> keep
         20 w0 steps 1 2
           -> progress 1
           -> progress 2

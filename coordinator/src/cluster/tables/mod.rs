@@ -216,6 +216,7 @@ fn describe(action: &Action) -> String {
             }
             JobEvent::Ready { .. } => "log ready".into(),
             JobEvent::Evaluation(evaluation) => format!("log evaluation of {}", evaluation.subject),
+            JobEvent::Led { .. } => "log led".into(),
             JobEvent::JobStarted { .. } => "log started".into(),
         },
     }
