@@ -69,7 +69,7 @@ pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
         patience: Duration::from_secs(arguments.patience_seconds),
         probes: arguments.standalone || arguments.coordinator.len() > 1,
     };
-    let session = Session::join(settings, introduction(arguments, &listener)?)?;
+    let session = Session::join(&settings, introduction(arguments, &listener)?)?;
     let outcome = take_part(&session, &listener, arguments);
     if let Err(error) = &outcome {
         tracing::error!(%error, "this worker's part failed");
@@ -240,7 +240,7 @@ fn train(
     reporter: &mut ToCoordinator<'_>,
 ) -> Result<Ending, TrainError> {
     let abort = AbortHandle::new();
-    session.enter(generation, assignment.rank, abort.clone());
+    session.enter(generation, assignment.rank, &abort);
     let entry = Entry::of(assignment)?;
     let mut exchange = meet(listener, assignment, generation, trainer.config(), abort)?;
     trainer.enter(&mut exchange, &entry, reporter)?;

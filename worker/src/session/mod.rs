@@ -140,7 +140,7 @@ impl Session {
     ///
     /// # Errors
     /// When no coordinator can be reached, or one refuses for good.
-    pub fn join(settings: Settings, request: JoinRequest) -> Result<Self, SessionError> {
+    pub fn join(settings: &Settings, request: JoinRequest) -> Result<Self, SessionError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("medley-session")
@@ -149,7 +149,7 @@ impl Session {
             .map_err(SessionError::Runtime)?;
         let shared = Arc::new(Shared::default());
         let (sender, orders) = channel();
-        let line = line::Line::new(&settings, request, Arc::clone(&shared), sender)?;
+        let line = line::Line::new(settings, request, Arc::clone(&shared), sender)?;
         let (joined, first) = tokio::sync::oneshot::channel();
         runtime.spawn(line.keep(joined));
         let session = Self { shared, orders, runtime };
@@ -172,7 +172,7 @@ impl Session {
 
     /// Takes part in a generation from now on: reports carry it, and its group is abandoned when the coordinator says so or
     /// is lost, at once if that has happened already. An earlier request to pause is forgotten.
-    pub fn enter(&self, generation: u64, rank: u32, abort: AbortHandle) {
+    pub fn enter(&self, generation: u64, rank: u32, abort: &AbortHandle) {
         let mut group = self.shared.group();
         self.shared.generation.store(generation, Ordering::SeqCst);
         self.shared.rank.store(rank, Ordering::SeqCst);
@@ -347,7 +347,7 @@ mod tests {
 
         fn enter(&self, generation: u64) -> AbortHandle {
             let abort = AbortHandle::new();
-            self.session.enter(generation, 0, abort.clone());
+            self.session.enter(generation, 0, &abort);
             abort
         }
     }
