@@ -1,6 +1,6 @@
 //! The line to the coordinator: join, hear orders, report, and come back when it breaks.
 //!
-//! gRPC runs on a small runtime of its own ([`line`]); training stays on the thread that called. When the coordinator is
+//! gRPC runs on a small runtime of its own ([`mod@line`]); training stays on the thread that called. When the coordinator is
 //! gone training goes on, reports wait ([`outbox`]), and the line tries all addresses in turn until one leads; only when
 //! none does for as long as [`Settings::patience`], or when a coordinator says that this worker was replaced, the session
 //! ends, and with it the group, so that no wait outlives it. An order to abandon a generation reaches its group at once,
