@@ -80,7 +80,7 @@ fn a_coordinator_that_vanishes_is_noticed() {
         probes: true,
         certificates: None,
     };
-    let session = Session::join(settings, proto::JoinRequest::default()).unwrap();
+    let session = Session::join(&settings, proto::JoinRequest::default()).unwrap();
     let idle = session.order("release", Duration::from_secs(1)).unwrap_err();
     assert!(matches!(idle, SessionError::Deadline { .. }), "one that lives and says nothing is no loss: {idle}");
     cut.store(true, Ordering::SeqCst);
@@ -119,9 +119,9 @@ fn kept_steps(fake: &Fake) -> Vec<u64> {
 fn reports_survive_sessions_that_end_and_none_is_counted_twice() {
     let fake = Fake::default();
     let (_serving, address) = serve(&fake);
-    let session = Session::join(settings(&[address], LONG), request()).unwrap();
+    let session = Session::join(&settings(&[address], LONG), request()).unwrap();
     let group = AbortHandle::new();
-    session.enter(3, 1, group.clone());
+    session.enter(3, 1, &group);
     fake.store().acknowledges_to = Some(2);
     for (round, after) in [0, 3, 1].into_iter().enumerate() {
         fake.store().ends_after = Some(after);
@@ -157,7 +157,7 @@ fn another_coordinator_takes_over_and_has_what_the_first_had() {
     let (first, one) = serve(&fake);
     // Reserved for the second, which is not there yet.
     let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let session = Session::join(settings(&[other, one], LONG), request()).unwrap();
+    let session = Session::join(&settings(&[other, one], LONG), request()).unwrap();
     report(&session, 1..=5);
     fake.wait("the first has five", |store| store.kept.len() == 5);
     first.shutdown_timeout(Duration::from_secs(5));
@@ -184,11 +184,11 @@ fn a_coordinator_that_is_late_is_waited_for() {
             fake.store().refusal = None;
         })
     };
-    let session = Session::join(settings(&[address], LONG), request()).unwrap();
+    let session = Session::join(&settings(&[address], LONG), request()).unwrap();
     becomes_leader.join().unwrap();
     session.close();
     fake.store().refusal = Some(tonic::Status::unavailable("does not lead"));
-    let error = Session::join(settings(&[address], Duration::from_millis(400)), request()).map(|_| ()).unwrap_err();
+    let error = Session::join(&settings(&[address], Duration::from_millis(400)), request()).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("does not lead"), "{error}");
 }
 
@@ -196,9 +196,9 @@ fn a_coordinator_that_is_late_is_waited_for() {
 fn a_worker_that_was_declared_dead_ends_with_its_group() {
     let fake = Fake::default();
     let (_serving, address) = serve(&fake);
-    let session = Session::join(settings(&[address], LONG), request()).unwrap();
+    let session = Session::join(&settings(&[address], LONG), request()).unwrap();
     let group = AbortHandle::new();
-    session.enter(1, 0, group.clone());
+    session.enter(1, 0, &group);
     fake.store().refusal = Some(tonic::Status::aborted("this worker was declared dead"));
     fake.hang_up();
     let error = session.order("assignment", LONG).unwrap_err();
@@ -209,7 +209,7 @@ fn a_worker_that_was_declared_dead_ends_with_its_group() {
     session.close();
     for code in [tonic::Code::PermissionDenied, tonic::Code::FailedPrecondition] {
         fake.store().refusal = Some(tonic::Status::new(code, "never"));
-        let error = Session::join(settings(&[address], LONG), request()).map(|_| ()).unwrap_err();
+        let error = Session::join(&settings(&[address], LONG), request()).map(|_| ()).unwrap_err();
         assert!(matches!(error, SessionError::Refused(_)), "{error}");
     }
 }
@@ -218,9 +218,9 @@ fn a_worker_that_was_declared_dead_ends_with_its_group() {
 fn training_ends_when_no_coordinator_comes_back_within_patience() {
     let fake = Fake::default();
     let (serving, address) = serve(&fake);
-    let session = Session::join(settings(&[address], Duration::from_millis(300)), request()).unwrap();
+    let session = Session::join(&settings(&[address], Duration::from_millis(300)), request()).unwrap();
     let group = AbortHandle::new();
-    session.enter(1, 0, group.clone());
+    session.enter(1, 0, &group);
     serving.shutdown_timeout(Duration::from_secs(5));
     let error = session.order("assignment", LONG).unwrap_err();
     assert!(matches!(error, SessionError::Lost(_)), "{error}");
@@ -232,7 +232,7 @@ fn an_abort_that_comes_before_the_group_is_formed_ends_the_formation() {
     use medley_worker::collective::{CollectiveError, Listener, Membership, Options, TcpCollective};
     let fake = Fake::default();
     let (_serving, address) = serve(&fake);
-    let session = Session::join(settings(&[address], LONG), request()).unwrap();
+    let session = Session::join(&settings(&[address], LONG), request()).unwrap();
     fake.order(5, Order::Assignment(proto::Assignment::default()));
     fake.order(5, Order::Abort(proto::Abort { reason: "rank 1 died".into() }));
     assert!(session.order("assignment", LONG).is_ok());
@@ -247,7 +247,7 @@ fn an_abort_that_comes_before_the_group_is_formed_ends_the_formation() {
         secret: b"secret".to_vec(),
     };
     let abort = AbortHandle::new();
-    session.enter(5, 1, abort.clone());
+    session.enter(5, 1, &abort);
     let options = Options { connect_deadline: LONG, ..Options::default() };
     let begun = std::time::Instant::now();
     let error = TcpCollective::connect(&listener, &membership, &options, abort).unwrap_err();

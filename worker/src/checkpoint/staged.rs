@@ -12,17 +12,17 @@ use tch::{Device, Tensor};
 /// Files of a checkpoint, copied out of the networks, which go on training. Its memory serves the next copy.
 #[derive(Debug, Default)]
 pub struct Staged {
-    files: Vec<StagedFile>,
+    pub(super) files: Vec<StagedFile>,
     /// The first so many of `files` belong to this copy; the others are memory of an earlier one.
     used: usize,
 }
 
 #[derive(Debug, Default)]
-struct StagedFile {
+pub(super) struct StagedFile {
     name: String,
     /// Names and shapes, in the order of their values.
     tensors: Vec<(String, Vec<usize>)>,
-    values: Vec<f32>,
+    pub(super) values: Vec<f32>,
 }
 
 impl Staged {

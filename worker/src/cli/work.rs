@@ -80,7 +80,7 @@ pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
         probes: arguments.standalone || arguments.coordinator.len() > 1,
         certificates,
     };
-    let session = Session::join(settings, introduction(arguments, &listener)?)?;
+    let session = Session::join(&settings, introduction(arguments, &listener)?)?;
     let outcome = take_part(&session, &listener, arguments);
     if let Err(error) = &outcome {
         tracing::error!(%error, "this worker's part failed");
@@ -249,7 +249,7 @@ fn train(
     reporter: &mut ToCoordinator<'_>,
 ) -> Result<Ending, TrainError> {
     let abort = AbortHandle::new();
-    session.enter(generation, assignment.rank, abort.clone());
+    session.enter(generation, assignment.rank, &abort);
     let entry = Entry::of(assignment)?;
     let mut exchange = meet(listener, assignment, generation, trainer.config(), abort)?;
     trainer.enter(&mut exchange, &entry, reporter)?;
