@@ -6,6 +6,9 @@ pub const WORKER_BINARY: &str = "MEDLEY_WORKER";
 /// The token by which a launched worker proves to the coordinator that it was launched by it.
 pub const LAUNCH_TOKEN: &str = "MEDLEY_LAUNCH_TOKEN";
 
+/// Directory of a worker's certificates.
+pub const CERTIFICATES: &str = "MEDLEY_CERTIFICATES";
+
 /// Log filter, in the syntax of `tracing-subscriber`; default `info`.
 pub const LOG_FILTER: &str = "RUST_LOG";
 
@@ -24,3 +27,7 @@ pub const REQUIRE_ETCD: &str = "MEDLEY_REQUIRE_ETCD";
 
 /// Faults that a worker does to itself, for the tests of recovery: a JSON list of [`crate::faults::Fault`].
 pub const FAULTS: &str = "MEDLEY_FAULTS";
+/// How the variables begin that say where a bucket of checkpoints is and as whom to ask it: AWS_ENDPOINT_URL,
+/// AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION and, for a server without TLS,
+/// AWS_ALLOW_HTTP=true. The crate `object_store` reads them.
+pub const BUCKET_PREFIX: &str = "AWS_";

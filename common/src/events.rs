@@ -94,7 +94,7 @@ pub enum Event {
     Checkpoint {
         /// Its step.
         step: u64,
-        /// Its directory, relative to the run directory.
+        /// Its place: a directory, relative to the run directory or in full, or `s3://BUCKET/PREFIX/step-N`.
         directory: String,
         /// Its size.
         bytes: u64,

@@ -3,7 +3,7 @@
 //! A checkpoint directory `checkpoints/step-N/` holds `manifest.json`, `shared.safetensors`, `peer-J.safetensors`
 //! and, beside each, the optimiser's state (`shared.optimizer.safetensors`, `peer-J.optimizer.safetensors`). It is
 //! written under a temporary name, synced, and renamed once every worker's files are there: a manifest that is
-//! visible is complete.
+//! visible is complete. `storage` says what stands for the renaming where checkpoints are kept elsewhere.
 
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +70,12 @@ pub struct TrainingState {
     /// at its own step where that was due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validated_step: Option<u64>,
+    /// The metric of the last validation, the best over peers; absent before the first, and in older checkpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<f64>,
+    /// The step of that validation.
+    #[serde(default)]
+    pub metric_step: u64,
     /// Items of the catalogue: with the network's shape, what makes a checkpoint fit.
     pub items: u64,
     /// Seconds of training so far.

@@ -29,6 +29,12 @@ pub fn checkpoint(run: &Path, step: u64) -> PathBuf {
     run.join(CHECKPOINTS).join(format!("step-{step}"))
 }
 
+/// A place that a run names, such as that of a checkpoint: a path, relative to the run directory or whole, or
+/// `s3://BUCKET/...`.
+pub fn place(run: &Path, name: &str) -> PathBuf {
+    if name.starts_with("s3://") { PathBuf::from(name) } else { run.join(name) }
+}
+
 /// The step of a committed checkpoint's directory name; `None` for anything else, such as a staging directory.
 pub fn checkpoint_step(name: &str) -> Option<u64> {
     name.strip_prefix("step-")?.parse().ok()

@@ -327,3 +327,28 @@ fn every_configuration_of_the_repository_is_valid() {
         }
     }
 }
+
+#[test]
+fn plain_text_beyond_this_machine_is_refused_unless_it_is_allowed() {
+    for local in ["127.0.0.1:0", "127.8.8.8:7070", "[::1]:0"] {
+        parse(MINIMAL, &[&format!("launch.listen=\"{local}\"")]).unwrap();
+    }
+    for open in ["0.0.0.0:7070", "10.0.0.5:0", "[::]:0"] {
+        let listen = format!("launch.listen=\"{open}\"");
+        let message = fault(MINIMAL, &[&listen]);
+        for part in ["launch.listen", open, "security.certificates", "medley certs init", "security.plaintext"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        parse(MINIMAL, &[&listen, "security.plaintext=true"]).unwrap();
+        let config = parse(MINIMAL, &[&listen, "security.certificates=certificates"]).unwrap();
+        assert_eq!(config.security.certificates.as_deref(), Some(Path::new("certificates")));
+    }
+    assert!(fault(MINIMAL, &["security.certificates=\"\""]).contains("security.certificates"));
+}
+
+#[test]
+fn certificates_do_not_change_what_is_learned() {
+    let plain = parse(MINIMAL, &[]).unwrap();
+    let encrypted = parse(MINIMAL, &["security.certificates=here", "security.plaintext=true"]).unwrap();
+    assert_eq!(config::identity(&plain), config::identity(&encrypted));
+}

@@ -10,6 +10,7 @@ mod fake;
 use fake::{Scene, lines_of};
 use medley_common::events::{Event, Trained};
 use medley_common::manifest::{Manifest, TrainingState};
+use medley_common::storage::Storage;
 use medley_common::{exit, run_directory};
 use medley_coordinator::checkpoint;
 use std::time::{Duration, Instant};
@@ -55,7 +56,8 @@ async fn a_job_lives_its_whole_life() {
     assert_eq!(steps, [2, 4, 6]);
     assert_eq!(scene.progress(), [1, 2, 3, 4, 5, 6]);
 
-    let manifest: Manifest = checkpoint::verify(&scene.run_directory().join("checkpoints/step-6")).unwrap();
+    let storage = Storage::of_run(&scene.run_directory(), "").unwrap();
+    let manifest: Manifest = checkpoint::verify(&storage, 6).unwrap();
     assert_eq!((manifest.step, manifest.peers, manifest.data_hash.as_str()), (6, 2, "data"));
     let state = TrainingState { best_step: 6, train_seconds: 0.5, rows: 30, bytes_sent: 7, ..Default::default() };
     assert_eq!(manifest.state, state);
@@ -181,11 +183,11 @@ async fn bad_input_of_a_resumed_job_removes_nothing() {
 }
 
 #[tokio::test]
-async fn a_checkpoint_that_is_not_as_reported_fails_the_job() {
+async fn a_last_checkpoint_that_is_not_as_reported_fails_the_job() {
     let scene = Scene::new("bad-shard");
     let outcome = scene.run(false).await.unwrap();
     assert_eq!(outcome.exit_code, exit::FAILURE);
-    assert!(outcome.message.contains("checkpoint of step 6 was not committed"), "{}", outcome.message);
+    assert!(outcome.message.contains("the last checkpoint, of step 6, was not committed"), "{}", outcome.message);
     assert_eq!(run_directory::latest_checkpoint(&scene.run_directory()), None);
 }
 
@@ -312,5 +314,5 @@ fn coordinator_to_be_killed() {
 }
 
 fn checkpoint_staging(step: u64) -> String {
-    checkpoint::staging(step)
+    format!("checkpoints/.step-{step}.staging")
 }

@@ -3,12 +3,17 @@
 
 #![allow(clippy::unwrap_used)]
 
+use medley_common::certificates::tls::{Peers, explain};
+use medley_common::certificates::{AUTHORITY, Certificates, Role};
 use medley_common::proto::control_client::ControlClient;
 use medley_common::proto::coordinator_client::CoordinatorClient;
 use medley_common::proto::worker_message::Body;
 use medley_common::{VERSION, proto};
+use medley_coordinator::certificates::Authority;
 use medley_coordinator::cluster::{Event, Joined, NewPeer, Report, Scale};
 use medley_coordinator::server::{Admission, Asked, Listener, Server, ServerError};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -27,19 +32,31 @@ struct Bench {
 }
 
 async fn bench() -> Bench {
-    let listener = Listener::bind("127.0.0.1:0").await.unwrap();
-    let url = listener.local_url();
-    let (sender, events) = mpsc::channel(64);
-    let (requests, asked) = mpsc::channel(4);
-    let admission =
-        Admission { job: "j".into(), token: "t".into(), slots: 2, heartbeat: Duration::from_millis(100), death: DEATH };
+    let (server, url, events, asked) = serve(None).await;
     Bench {
-        server: Server::start(listener, admission, sender, requests),
+        server,
         address: url.trim_start_matches("http://").to_owned(),
         client: CoordinatorClient::connect(url).await.unwrap(),
         events,
         asked,
     }
+}
+
+/// A server for two workers, its address and its events.
+async fn serve(certificates: Option<Certificates>) -> (Server, String, mpsc::Receiver<Event>, mpsc::Receiver<Asked>) {
+    let listener = Listener::bind("127.0.0.1:0").await.unwrap().secure(certificates).unwrap();
+    let url = listener.local_url();
+    let (sender, events) = mpsc::channel(64);
+    let (requests, asked) = mpsc::channel(4);
+    let admission = Admission {
+        job: "j".into(),
+        token: "t".into(),
+        slots: 2,
+        workers: 2,
+        heartbeat: Duration::from_millis(100),
+        death: DEATH,
+    };
+    (Server::start(listener, admission, sender, requests), url, events, asked)
 }
 
 fn request(slot: u32) -> proto::JoinRequest {
@@ -265,4 +282,181 @@ async fn a_port_in_use_is_named_with_its_key() {
     let message = error.to_string();
     let port = address.port().to_string();
     assert!(message.contains("launch.listen") && message.contains(&port), "{message}");
+}
+
+// Certificates.
+
+fn authority() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    Authority::init(directory.path(), &[], 365, 3650).unwrap();
+    directory
+}
+
+fn load(directory: &Path, role: Role) -> Certificates {
+    Certificates::load(directory, role).unwrap()
+}
+
+/// Joins over TLS as a client of this configuration; what went wrong, with all causes.
+async fn join_with(url: &str, tls: Arc<rustls::ClientConfig>) -> Result<(), String> {
+    let address = url.trim_start_matches("https://").to_owned();
+    let connector = tower::service_fn({
+        let address = address.clone();
+        move |_: tonic::transport::Uri| {
+            let (address, tls) = (address.clone(), Arc::clone(&tls));
+            async move {
+                let socket = tokio::net::TcpStream::connect(&address).await?;
+                let name = rustls::pki_types::ServerName::try_from("127.0.0.1").unwrap();
+                let stream = tokio_rustls::TlsConnector::from(tls).connect(name, socket).await?;
+                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
+            }
+        }
+    });
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
+    let channel = endpoint.connect_with_connector(connector).await.map_err(|error| causes(&error))?;
+    let joined = CoordinatorClient::new(channel).join(request(0)).await;
+    joined.map(|_| ()).map_err(|status| causes(&status))
+}
+
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let inner = error.downcast_ref::<std::io::Error>().and_then(medley_common::certificates::tls::error_in);
+    let text = inner.map_or_else(|| error.to_string(), explain);
+    error.source().map_or(text.clone(), |source| format!("{text}: {}", causes(source)))
+}
+
+#[tokio::test]
+async fn only_workers_of_the_same_authority_join() {
+    let (home, foreign) = (authority(), authority());
+    let (_server, url, _events, _asked) = serve(Some(load(home.path(), Role::Coordinator))).await;
+    assert!(url.starts_with("https://"));
+
+    let worker = load(home.path(), Role::Worker).client(Peers::Coordinator).unwrap();
+    join_with(&url, worker).await.unwrap();
+
+    // Its certificate is fine for a connection, and for nothing that workers do.
+    let client = load(home.path(), Role::Client).client(Peers::Coordinator).unwrap();
+    let refused = join_with(&url, client).await.unwrap_err();
+    assert!(refused.contains("role client") && refused.contains("takes role worker"), "{refused}");
+
+    let stranger = load(foreign.path(), Role::Worker).client(Peers::Coordinator).unwrap();
+    let refused = join_with(&url, stranger).await.unwrap_err();
+    assert!(refused.contains("its certificate is of another authority"), "{refused}");
+
+    // It trusts this coordinator, which does not trust it.
+    let own = std::fs::read_to_string(foreign.path().join(AUTHORITY)).unwrap();
+    let ours = std::fs::read_to_string(home.path().join(AUTHORITY)).unwrap();
+    std::fs::write(foreign.path().join(AUTHORITY), own + &ours).unwrap();
+    let trusting = load(foreign.path(), Role::Worker).client(Peers::Coordinator).unwrap();
+    let refused = join_with(&url, trusting).await.unwrap_err();
+    assert!(refused.contains("UnknownCA"), "{refused}");
+
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in medley_common::certificates::load::certificates(ours.as_bytes()).unwrap() {
+        roots.add(certificate).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let nobody = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let refused = join_with(&url, Arc::new(nobody)).await.unwrap_err();
+    assert!(refused.contains("CertificateRequired"), "{refused}");
+
+    let plain = CoordinatorClient::connect(url.replace("https", "http")).await;
+    let served = match plain {
+        Ok(mut client) => client.join(request(1)).await.is_ok(),
+        Err(_) => false,
+    };
+    assert!(!served, "plain text is not served");
+}
+
+#[tokio::test]
+async fn a_worker_refuses_whom_its_authority_did_not_make_coordinator() {
+    let home = authority();
+    // A thief of a worker's key, where the coordinator should be.
+    let thief = load(home.path(), Role::Worker).server(&[Role::Worker]).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        let _ = tokio_rustls::TlsAcceptor::from(thief).accept(socket).await;
+    });
+    let worker = load(home.path(), Role::Worker).client(Peers::Coordinator).unwrap();
+    let refused = join_with(&url, worker).await.unwrap_err();
+    assert!(refused.contains("is of worker") && refused.contains("role coordinator is needed"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_host_is_refused_before_anything_is_served() {
+    let home = authority();
+    let listener = Listener::bind("127.0.0.2:0").await.unwrap();
+    let error = listener.secure(Some(load(home.path(), Role::Coordinator))).unwrap_err().to_string();
+    assert!(error.contains("coordinator.pem") && error.contains("--name 127.0.0.2"), "{error}");
+}
+
+// Limits.
+
+/// A connection that has sent the first bytes of HTTP/2.
+async fn begin(address: &str) -> tokio::net::TcpStream {
+    let mut connection = tokio::net::TcpStream::connect(address).await.unwrap();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let empty_settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    // One that is turned away may be so before this is written.
+    let _ = connection.write_all(&[preface.as_slice(), &empty_settings].concat()).await;
+    connection
+}
+
+async fn is_served(connection: &mut tokio::net::TcpStream) -> bool {
+    let read = tokio::time::timeout(Duration::from_secs(20), connection.read_u8());
+    read.await.expect("served or closed").is_ok()
+}
+
+#[tokio::test]
+async fn an_address_can_have_so_many_connections_and_no_more() {
+    let mut bench = bench().await;
+    bench.join(0).await.unwrap();
+    let mut connections = Vec::new();
+    // 64 and four a worker, of which the bench has one.
+    for _ in 0..64 + 4 * 2 - 1 {
+        let mut connection = begin(&bench.address).await;
+        assert!(is_served(&mut connection).await);
+        connections.push(connection);
+    }
+    assert!(!is_served(&mut begin(&bench.address).await).await, "one too many");
+    assert_eq!(bench.join(0).await.map(|_| ()).map_err(|status| status.code()), Ok(()), "those who are in stay in");
+    connections.pop();
+    let again = async { while !is_served(&mut begin(&bench.address).await).await {} };
+    tokio::time::timeout(Duration::from_secs(20), again).await.expect("a place that was left is given again");
+}
+
+#[tokio::test]
+async fn those_who_say_nothing_or_nonsense_delay_nobody_and_are_closed() {
+    let mut bench = bench().await;
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(tokio::net::TcpStream::connect(&bench.address).await.unwrap());
+    }
+    let start = Instant::now();
+    bench.join(0).await.unwrap();
+    let mut another = CoordinatorClient::connect(format!("http://{}", bench.address)).await.unwrap();
+    another.join(request(1)).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(4), "before any of the silent was closed for its silence");
+
+    let mut browser = tokio::net::TcpStream::connect(&bench.address).await.unwrap();
+    browser.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    assert!(!is_served(&mut browser).await);
+    for mut connection in silent {
+        assert!(!is_served(&mut connection).await);
+    }
+}
+
+#[tokio::test]
+async fn large_headers_and_large_requests_to_join_are_refused() {
+    let mut bench = bench().await;
+    let mut with_headers = tonic::Request::new(request(0));
+    with_headers.metadata_mut().insert("x", "y".repeat(20_000).parse().unwrap());
+    bench.client.join(with_headers).await.unwrap_err();
+    let long = proto::JoinRequest { data_address: "a".repeat(20_000), ..request(0) };
+    assert_eq!(bench.client.join(long).await.unwrap_err().code(), Code::InvalidArgument);
+    bench.join(0).await.unwrap();
 }

@@ -6,8 +6,7 @@
 use medley_common::environment;
 use medley_common::faults::{Fault, Moment};
 use rustix::process::{Signal, getpid, kill_process};
-use std::io::{self, Write};
-use std::path::Path;
+use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -76,42 +75,33 @@ pub fn corruption() -> u32 {
     u32::from(CORRUPTS.swap(false, Ordering::Relaxed))
 }
 
-/// Writes a file of a checkpoint that is staged in this directory, as well as the planned state of the disk allows.
+/// A file of a checkpoint of `step` is about to be written; whether only half of it will be.
 ///
 /// # Errors
-/// Those of the file, and that no space is left where this is planned: once.
-pub fn write(file: &mut impl Write, bytes: &[u8], staging: &Path) -> io::Result<()> {
-    let step = || step_of(staging).unwrap_or(0);
+/// That no space is left, where this is planned: once.
+pub fn is_cut_short(step: u64, generation: u64) -> io::Result<bool> {
     for fault in planned() {
         match *fault {
             Fault::SlowDisk { milliseconds } => std::thread::sleep(Duration::from_millis(milliseconds)),
             Fault::DiskFull { rank, step: at } => {
-                let is_due = step() >= at && rank == RANK.load(Ordering::Relaxed);
+                let is_due = step >= at && rank == RANK.load(Ordering::Relaxed);
                 if is_due && !DISK_WAS_FULL.swap(true, Ordering::Relaxed) {
-                    file.write_all(&bytes[..bytes.len() / 2])?;
                     return Err(rustix::io::Errno::NOSPC.into());
                 }
             }
-            Fault::HalfWrittenCheckpoint { rank, step: at, generation } => {
-                if step() >= at && is_here(rank, generation) {
-                    file.write_all(&bytes[..bytes.len() / 2])?;
-                    file.flush()?;
-                    die();
+            Fault::HalfWrittenCheckpoint { rank, step: at, generation: when } => {
+                if step >= at && generation == when && rank == RANK.load(Ordering::Relaxed) {
+                    return Ok(true);
                 }
             }
             _ => {}
         }
     }
-    file.write_all(bytes)
-}
-
-/// The step of a staging directory `.step-N.staging`.
-fn step_of(staging: &Path) -> Option<u64> {
-    staging.file_name()?.to_str()?.strip_prefix(".step-")?.strip_suffix(".staging")?.parse().ok()
+    Ok(false)
 }
 
 /// As the kernel does it when memory is short: without a word.
-fn die() -> ! {
+pub fn die() -> ! {
     // Nothing after this line of the process is to run; if the signal is refused the abort ends it as well.
     let _ = kill_process(getpid(), Signal::KILL);
     std::process::abort()
@@ -127,10 +117,6 @@ mod tests {
     fn nothing_fails_unless_it_is_planned() {
         strike(1, Moment::Prepared);
         assert_eq!(corruption(), 0);
-        let mut file = Vec::new();
-        write(&mut file, b"parameters", Path::new("checkpoints/.step-7.staging")).unwrap();
-        assert_eq!(file, b"parameters");
-        assert_eq!(step_of(Path::new("checkpoints/.step-7.staging")), Some(7));
-        assert_eq!(step_of(Path::new("elsewhere")), None);
+        assert!(!is_cut_short(7, 1).unwrap());
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! A batch goes in, gradients come out; data flows one way:
 //! [`data`] → [`model`] → [`exchange`] + [`loss`] → [`train`] → [`eval`], over [`collective`], with [`checkpoint`] beside
-//! them. [`device`] says where it is computed, [`session`] is the line to the coordinator, [`cli`] the commands of the binary,
+//! them. [`device`] says where it is computed, [`session`] is the line to the coordinator,
+//! [`certificates`] says who this worker is, [`cli`] the commands of the binary,
 //! [`bench`](mod@bench) measures all of it.
 
 pub mod bench;
 pub mod caches;
+pub mod certificates;
 pub mod checkpoint;
 pub mod cli;
 pub mod collective;

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod authority;
+
 use serde_json::Value;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -130,6 +132,19 @@ fn the_loss_and_the_collectives_report_what_they_measured() {
     let expected = ["all-reduce", "all-to-all", "all-gather"].map(|name| [(name, 1_000), (name, 10_000)]);
     assert_eq!(names, expected.concat());
     assert!(cases.iter().all(|case| number(case, "time_us") > 0.0 && number(case, "bus_gb_per_s") > 0.0));
+    assert_eq!(exchange["encrypted"], false);
+}
+
+#[test]
+fn encrypted_collectives_are_measured_too() {
+    let certificates = authority::authority();
+    let directory = certificates.path().to_str().unwrap();
+    let output = bench(&["exchange", "--sizes", "1KB", "--certificates", directory, "--json"]);
+    let exchange: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(exchange["encrypted"], true);
+    let output = bench(&["exchange", "--certificates", "nowhere"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("nowhere/authority.pem"));
 }
 
 /// Not even a launcher that is killed leaves its workers behind.

@@ -9,9 +9,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 
 use collective_group::*;
-use medley_worker::collective::{
-    Collective, CollectiveError, HEADER_BYTES, HandshakeError, Listener, Membership, Refusal,
-};
+use medley_worker::collective::{Collective, CollectiveError, HEADER_BYTES, HandshakeError, Membership, Refusal};
 
 /// Connections that are no workers: a browser, noise, two that leave, and more silent ones than handshakes are allowed
 /// at once, which stay open as long as the result lives.
@@ -42,7 +40,7 @@ fn assert_closed(mut stream: TcpStream) {
 
 /// Dials with a membership that is not the group's; why it was refused.
 fn intrude(wrong: &Membership) -> Refusal {
-    let listener = Listener::bind("127.0.0.1:0").unwrap();
+    let listener = bind();
     match connect_as(&listener, wrong) {
         Err(CollectiveError::Handshake { source: HandshakeError::RefusedByPeer { refusal, .. }, .. }) => refusal,
         other => panic!("not refused: {other:?}"),

@@ -174,6 +174,7 @@ pub fn identity(config: &RunConfig) -> String {
     essence.launch = defaults.launch;
     essence.recovery = defaults.recovery;
     essence.store = defaults.store;
+    essence.security = defaults.security;
     crate::hash::sha256(to_toml(&essence).as_bytes())
 }
 

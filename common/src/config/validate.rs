@@ -23,7 +23,8 @@ pub fn check(config: &RunConfig) -> Result<(), Fault> {
     precision(config)?;
     rest(config)?;
     ladder(config)?;
-    store(&config.store)
+    store(&config.store)?;
+    security(config)
 }
 
 fn require(holds: bool, key: &'static str, message: impl FnOnce() -> String) -> Result<(), Fault> {
@@ -248,6 +249,15 @@ fn rest(config: &RunConfig) -> Result<(), Fault> {
         "exchange.deadline_seconds",
         || format!("is {}; use 0.1 to 86400 seconds", config.exchange.deadline_seconds),
     )?;
+    let checkpoints = &config.output.checkpoints;
+    let bucket = checkpoints.strip_prefix("s3://");
+    require(bucket.is_none_or(|rest| !rest.is_empty() && !rest.starts_with('/')), "output.checkpoints", || {
+        format!("is \"{checkpoints}\", which names no bucket; write s3://BUCKET/PREFIX, or a directory")
+    })?;
+    let has_scheme = checkpoints.split_once("://").is_some();
+    require(bucket.is_some() || !has_scheme, "output.checkpoints", || {
+        format!("is \"{checkpoints}\"; of URLs only s3://BUCKET/PREFIX is understood")
+    })?;
     require(config.output.log_every >= 1, "output.log_every", || "is 0; use 1 or more steps".into())?;
     require(launch.listen.parse::<std::net::SocketAddr>().is_ok(), "launch.listen", || {
         format!("is \"{}\"; use an address and port such as 127.0.0.1:0", launch.listen)
@@ -339,5 +349,21 @@ fn is_endpoint(text: &str) -> bool {
     host_and_port.is_some_and(|(host, port)| {
         let is_host = host.chars().all(|c| c.is_ascii_alphanumeric() || "-._[]:".contains(c));
         !host.is_empty() && is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
+    })
+}
+
+fn security(config: &RunConfig) -> Result<(), Fault> {
+    let security = &config.security;
+    require(
+        security.certificates.as_ref().is_none_or(|path| !path.as_os_str().is_empty()),
+        "security.certificates",
+        || "is empty; name a directory made by `medley certs init`, or leave the key out".into(),
+    )?;
+    let listen = &config.launch.listen;
+    let is_local = listen.parse::<std::net::SocketAddr>().is_ok_and(|address| address.ip().is_loopback());
+    require(is_local || security.certificates.is_some() || security.plaintext, "launch.listen", || {
+        format!(
+            "is \"{listen}\", which other machines reach, in plain text; set security.certificates (`medley certs init` makes them), or security.plaintext = true on a network that you trust"
+        )
     })
 }

@@ -1,21 +1,19 @@
-//! From files in a staging directory to a checkpoint.
+//! From the files that workers put to a checkpoint.
 
-use super::{CheckpointError, io, sync_directory, verify};
+use super::{CheckpointError, verify};
 use crate::cluster::Commit;
 use medley_common::config::{self, RunConfig};
 use medley_common::manifest::{self, Manifest, ManifestFile, TrainingState};
-use medley_common::{hash, run_directory};
+use medley_common::storage::{Attempt, Storage};
 use std::collections::BTreeSet;
-use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A checkpoint that is in place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Committed {
     /// Its step.
     pub step: u64,
-    /// Its directory, relative to the run directory.
+    /// Its place, as `Storage::checkpoint` names it.
     pub directory: String,
     /// Size of its files, without the manifest.
     pub bytes: u64,
@@ -23,31 +21,30 @@ pub struct Committed {
     pub state: TrainingState,
 }
 
-/// Where the files of a checkpoint are gathered before it is committed, relative to the run directory.
-pub fn staging(step: u64) -> String {
-    format!("{}/.step-{step}.staging", run_directory::CHECKPOINTS)
-}
-
-/// Verifies the staged files, writes the manifest beside them and renames the directory into place; everything is
-/// synced before the rename, and the rename after it. Where a whole checkpoint of the same step stands already (a
-/// resumed job that stopped before its first step), it is kept and the staged copy removed. Blocks: re-reads every
-/// file.
+/// Verifies every file against what the workers said, makes them a checkpoint and names it as the newest. Where a whole
+/// checkpoint of the same step stands already (a resumed job that stopped before its first step), it is kept and the new copy
+/// removed. Blocks: reads every file again.
 ///
 /// # Errors
-/// [`CheckpointError::Refused`] where the files are not as the workers said; [`CheckpointError::Io`].
-pub fn commit(run: &Path, job: &str, config: &RunConfig, request: &Commit) -> Result<Committed, CheckpointError> {
-    let expected = staging(request.step);
+/// [`CheckpointError::Refused`] where the files are not as the workers said; [`CheckpointError::Storage`].
+pub fn commit(
+    storage: &Storage,
+    job: &str,
+    config: &RunConfig,
+    request: &Commit,
+) -> Result<Committed, CheckpointError> {
+    let attempt = Attempt { step: request.step, generation: request.generation };
+    let expected = storage.staging(attempt);
     if request.staging != expected {
         return Err(CheckpointError::Refused(format!("the workers wrote to {}, not to {expected}", request.staging)));
     }
     let state: TrainingState = serde_json::from_str(&request.state)
         .map_err(|error| CheckpointError::Refused(format!("the worker of rank 0 sent no training state: {error}")))?;
-    let staged = run.join(&expected);
     let mut files = request.files.clone();
     files.sort_by(|one, other| one.name.cmp(&other.name));
     check_names(&files)?;
     for file in &files {
-        check_staged(&staged, file)?;
+        check_file(storage, attempt, file)?;
     }
     let manifest = Manifest {
         format: manifest::FORMAT,
@@ -61,16 +58,17 @@ pub fn commit(run: &Path, job: &str, config: &RunConfig, request: &Commit) -> Re
         state: state.clone(),
         files,
     };
-    write_manifest(&staged, &manifest)?;
     let bytes = manifest.files.iter().map(|file| file.bytes).sum();
-    let directory = run_directory::checkpoint(run, request.step);
-    put_in_place(&staged, &directory)?;
-    Ok(Committed {
-        step: request.step,
-        directory: format!("{}/step-{}", run_directory::CHECKPOINTS, request.step),
-        bytes,
-        state,
-    })
+    if storage.is_committed(request.step)? && verify(storage, request.step).is_ok() {
+        storage.discard(attempt)?;
+    } else {
+        storage.commit(attempt, &manifest)?;
+    }
+    if let Err(error) = storage.set_latest(request.step) {
+        // The checkpoint stands, and a listing finds it.
+        tracing::warn!("the newest checkpoint is not named: {error}");
+    }
+    Ok(Committed { step: request.step, directory: storage.checkpoint(request.step), bytes, state })
 }
 
 /// Names that stay inside the directory, each once.
@@ -94,15 +92,13 @@ fn check_names(files: &[ManifestFile]) -> Result<(), CheckpointError> {
     Ok(())
 }
 
-fn check_staged(staged: &Path, file: &ManifestFile) -> Result<(), CheckpointError> {
-    let path = staged.join(&file.name);
-    let found = measure(&path)?;
-    if found != (file.bytes, file.sha256.clone()) {
+fn check_file(storage: &Storage, attempt: Attempt, file: &ManifestFile) -> Result<(), CheckpointError> {
+    let (bytes, sha256) = storage.measure(attempt, &file.name)?;
+    if (bytes, &sha256) != (file.bytes, &file.sha256) {
         return Err(CheckpointError::Refused(format!(
-            "{}: holds {} bytes with hash {}, but the worker reported {} bytes with hash {}",
-            path.display(),
-            found.0,
-            found.1,
+            "{}/{}: holds {bytes} bytes with hash {sha256}, but the worker reported {} bytes with hash {}",
+            storage.staging(attempt),
+            file.name,
             file.bytes,
             file.sha256
         )));
@@ -110,59 +106,25 @@ fn check_staged(staged: &Path, file: &ManifestFile) -> Result<(), CheckpointErro
     Ok(())
 }
 
-/// Size and hash of a file as it is on the disk.
-pub(super) fn measure(path: &Path) -> Result<(u64, String), CheckpointError> {
-    let file = fs::File::open(path).map_err(io(path, "read"))?;
-    let bytes = file.metadata().map_err(io(path, "read"))?.len();
-    let sha256 = hash::sha256_reader(file).map_err(io(path, "read"))?;
-    Ok((bytes, sha256))
-}
-
-fn write_manifest(staged: &Path, manifest: &Manifest) -> Result<(), CheckpointError> {
-    let temporary = staged.join(format!(".{}", manifest::FILE));
-    let path = staged.join(manifest::FILE);
-    let text = serde_json::to_vec_pretty(manifest).expect("a manifest has string keys only");
-    let write = || {
-        let mut file = fs::File::create(&temporary)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        sync_directory(staged)
-    };
-    write().map_err(io(&path, "write"))
-}
-
-fn put_in_place(staged: &Path, directory: &Path) -> Result<(), CheckpointError> {
-    if directory.exists() {
-        if verify(directory).is_ok() {
-            return fs::remove_dir_all(staged).map_err(io(staged, "remove"));
-        }
-        fs::remove_dir_all(directory).map_err(io(directory, "remove"))?;
-    }
-    fs::rename(staged, directory).map_err(io(directory, "rename the staging directory to it"))?;
-    let parent: PathBuf = directory.parent().map_or_else(PathBuf::new, Path::to_owned);
-    sync_directory(&parent).map_err(io(&parent, "sync"))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::super::verify;
     use super::*;
+    use medley_common::{hash, run_directory};
+    use std::fs;
 
-    fn staged(run: &Path, step: u64) -> Commit {
-        let directory = run.join(staging(step));
-        fs::create_dir_all(&directory).unwrap();
+    fn staged(storage: &Storage, step: u64) -> Commit {
+        let attempt = Attempt { step, generation: 1 };
         let files = ["shared.safetensors", "peer-0.safetensors"].map(|name| {
             let contents = format!("{name} at {step}");
-            fs::write(directory.join(name), &contents).unwrap();
+            storage.put(attempt, name, contents.as_bytes()).unwrap();
             ManifestFile { name: name.into(), bytes: contents.len() as u64, sha256: hash::sha256(contents.as_bytes()) }
         });
         Commit {
             step,
             generation: 1,
-            staging: staging(step),
+            staging: storage.staging(attempt),
             files: files.to_vec(),
             peers: 1,
             state: serde_json::to_string(&TrainingState::default()).unwrap(),
@@ -170,27 +132,33 @@ mod tests {
         }
     }
 
+    fn run() -> (tempfile::TempDir, Storage) {
+        let run = tempfile::tempdir().unwrap();
+        let storage = Storage::of_run(run.path(), "").unwrap();
+        (run, storage)
+    }
+
     #[test]
     fn what_was_staged_becomes_a_verified_checkpoint() {
-        let run = tempfile::tempdir().unwrap();
-        let request = staged(run.path(), 7);
-        let committed = commit(run.path(), "job", &RunConfig::default(), &request).unwrap();
+        let (run, storage) = run();
+        let request = staged(&storage, 7);
+        let committed = commit(&storage, "job", &RunConfig::default(), &request).unwrap();
         assert_eq!(committed.directory, "checkpoints/step-7");
-        let directory = run.path().join(&committed.directory);
-        let manifest = verify(&directory).unwrap();
+        let manifest = verify(&storage, 7).unwrap();
         assert_eq!((manifest.step, manifest.files.len()), (7, 2));
         assert_eq!(committed.bytes, manifest.files.iter().map(|f| f.bytes).sum::<u64>());
-        assert!(!run.path().join(staging(7)).exists());
+        assert!(!run.path().join(&request.staging).exists());
         let (latest, _) = run_directory::latest_checkpoint(run.path()).unwrap();
-        assert_eq!(latest, 7);
+        assert_eq!((latest, storage.latest().unwrap()), (7, Some(7)));
+        assert_eq!(fs::read_to_string(run.path().join("checkpoints/latest")).unwrap(), "step-7\n");
     }
 
     #[test]
     fn a_file_that_is_not_as_reported_makes_no_checkpoint() {
         for fault in ["short", "other", "missing", "twice", "outside", "no state"] {
-            let run = tempfile::tempdir().unwrap();
-            let mut request = staged(run.path(), 3);
-            let path = run.path().join(staging(3)).join("peer-0.safetensors");
+            let (run, storage) = run();
+            let mut request = staged(&storage, 3);
+            let path = run.path().join(&request.staging).join("peer-0.safetensors");
             match fault {
                 "short" => fs::write(&path, "peer").unwrap(),
                 "other" => fs::write(&path, "peer-0.safetensors at 4").unwrap(),
@@ -199,24 +167,23 @@ mod tests {
                 "outside" => request.files[0].name = "../shared.safetensors".into(),
                 _ => request.state = String::new(),
             }
-            let outcome = commit(run.path(), "job", &RunConfig::default(), &request);
+            let outcome = commit(&storage, "job", &RunConfig::default(), &request);
             let message = outcome.expect_err(fault).to_string();
             assert!(!message.contains('\n'), "{message}");
-            assert_eq!(run_directory::latest_checkpoint(run.path()), None, "{fault}");
+            assert_eq!(storage.latest().unwrap(), None, "{fault}");
         }
     }
 
     #[test]
     fn a_whole_checkpoint_of_the_step_is_kept_and_a_broken_one_replaced() {
-        let run = tempfile::tempdir().unwrap();
+        let (run, storage) = run();
         let config = RunConfig::default();
-        commit(run.path(), "first", &config, &staged(run.path(), 5)).unwrap();
-        commit(run.path(), "second", &config, &staged(run.path(), 5)).unwrap();
-        let directory = run_directory::checkpoint(run.path(), 5);
-        assert_eq!(verify(&directory).unwrap().job, "first");
-        fs::write(directory.join("peer-0.safetensors"), "cut").unwrap();
-        commit(run.path(), "third", &config, &staged(run.path(), 5)).unwrap();
-        assert_eq!(verify(&directory).unwrap().job, "third");
-        assert!(!run.path().join(staging(5)).exists());
+        commit(&storage, "first", &config, &staged(&storage, 5)).unwrap();
+        commit(&storage, "second", &config, &staged(&storage, 5)).unwrap();
+        assert_eq!(verify(&storage, 5).unwrap().job, "first");
+        fs::write(run.path().join("checkpoints/step-5/peer-0.safetensors"), "cut").unwrap();
+        commit(&storage, "third", &config, &staged(&storage, 5)).unwrap();
+        assert_eq!(verify(&storage, 5).unwrap().job, "third");
+        assert_eq!(storage.partial().unwrap(), [0_u64; 0]);
     }
 }

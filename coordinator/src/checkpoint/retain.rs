@@ -1,70 +1,42 @@
 //! Which checkpoints are deleted, and when.
 
-use super::{CheckpointError, io};
-use medley_common::manifest::{self, Manifest};
-use medley_common::run_directory;
-use std::fs;
-use std::path::Path;
+use super::CheckpointError;
+use medley_common::manifest::TrainingState;
+use medley_common::storage::Storage;
+use std::collections::BTreeMap;
 
-/// Removes what a coordinator that was killed left behind: staging directories, and checkpoints whose removal had
-/// begun. Must not run while workers write.
+/// Keeps the `keep` newest checkpoints (0: all), the one with the best validation metric, and those of the steps that were the
+/// best for a kept one, which a training with patience goes back to; removes the others. Returns the steps that were removed.
 ///
 /// # Errors
-/// [`CheckpointError::Io`].
-pub fn remove_stale_staging(run: &Path) -> Result<(), CheckpointError> {
-    let directory = run.join(run_directory::CHECKPOINTS);
-    for (name, path) in entries(&directory)? {
-        if name.starts_with(".step-") {
-            fs::remove_dir_all(&path).map_err(io(&path, "remove"))?;
-        }
-    }
-    Ok(())
-}
-
-/// Keeps the `keep` newest checkpoints (0: all) and those of the steps that were the best for them, which a training
-/// with patience goes back to, and removes the others; the steps that were removed. A checkpoint is renamed before its
-/// files are deleted, so that one that is visible stays whole.
-///
-/// # Errors
-/// [`CheckpointError::Io`].
-pub fn retain(run: &Path, keep: usize) -> Result<Vec<u64>, CheckpointError> {
+/// Where something cannot be read or removed.
+pub fn retain(storage: &Storage, keep: usize) -> Result<Vec<u64>, CheckpointError> {
     if keep == 0 {
         return Ok(Vec::new());
     }
-    let directory = run.join(run_directory::CHECKPOINTS);
-    let mut steps: Vec<u64> =
-        entries(&directory)?.iter().filter_map(|(name, _)| run_directory::checkpoint_step(name)).collect();
-    steps.sort_unstable_by(|one, other| other.cmp(one));
-    let (kept, old) = steps.split_at(keep.min(steps.len()));
-    let best: Vec<u64> = kept.iter().filter_map(|step| best_step(&run_directory::checkpoint(run, *step))).collect();
-    let removed: Vec<u64> = old.iter().copied().filter(|step| !best.contains(step)).collect();
+    let steps = storage.steps()?;
+    let (old, newest) = steps.split_at(steps.len().saturating_sub(keep));
+    if old.is_empty() {
+        return Ok(Vec::new());
+    }
+    // One whose manifest cannot be read is of no use to anybody.
+    let state = |step: &u64| Some((*step, storage.open(*step).ok()?.manifest.state));
+    let states: BTreeMap<u64, TrainingState> = steps.iter().filter_map(state).collect();
+    let best = best(&states);
+    let gone_back_to =
+        |step: &u64| newest.iter().filter_map(|kept| states.get(kept)).any(|state| state.best_step == *step);
+    let removed: Vec<u64> = old.iter().copied().filter(|step| best != Some(*step) && !gone_back_to(step)).collect();
     for step in &removed {
-        let path = run_directory::checkpoint(run, *step);
-        let hidden = directory.join(format!(".step-{step}.removed"));
-        fs::rename(&path, &hidden).map_err(io(&path, "remove"))?;
-        fs::remove_dir_all(&hidden).map_err(io(&hidden, "remove"))?;
+        storage.remove(*step)?;
     }
     Ok(removed)
 }
 
-/// The step that was the best when a checkpoint was written; none where its manifest cannot be read, as it is then of no
-/// use to anybody.
-fn best_step(checkpoint: &Path) -> Option<u64> {
-    let text = fs::read(checkpoint.join(manifest::FILE)).ok()?;
-    serde_json::from_slice(&text).ok().map(|manifest: Manifest| manifest.state.best_step)
-}
-
-fn entries(directory: &Path) -> Result<Vec<(String, std::path::PathBuf)>, CheckpointError> {
-    let listing = match fs::read_dir(directory) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        listing => listing.map_err(io(directory, "list"))?,
-    };
-    listing
-        .map(|entry| {
-            let entry = entry.map_err(io(directory, "list"))?;
-            Ok((entry.file_name().to_string_lossy().into_owned(), entry.path()))
-        })
-        .collect()
+/// The step whose own validation was the best; the first of several.
+fn best(states: &BTreeMap<u64, TrainingState>) -> Option<u64> {
+    let measured = states.iter().filter(|(step, state)| state.metric_step == **step);
+    let metrics = measured.filter_map(|(step, state)| Some((*step, state.metric?)));
+    metrics.reduce(|best, next| if next.1 > best.1 { next } else { best }).map(|(step, _)| step)
 }
 
 #[cfg(test)]
@@ -72,14 +44,20 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use medley_common::manifest::TrainingState;
+    use medley_common::manifest::{self, Manifest};
+    use medley_common::storage::Attempt;
 
-    /// Checkpoints of some steps, each with the step that was the best by then.
-    fn run_with(steps: &[(u64, u64)]) -> tempfile::TempDir {
+    /// Checkpoints of some steps, each with the step that was the best by then and the metric of its own validation.
+    fn run_with(steps: &[(u64, u64, Option<f64>)]) -> (tempfile::TempDir, Storage) {
         let run = tempfile::tempdir().unwrap();
-        for (step, best_step) in steps {
-            let directory = run_directory::checkpoint(run.path(), *step);
-            fs::create_dir_all(&directory).unwrap();
+        let storage = Storage::of_run(run.path(), "").unwrap();
+        for (step, best_step, metric) in steps {
+            let state = TrainingState {
+                best_step: *best_step,
+                metric: *metric,
+                metric_step: *step,
+                ..TrainingState::default()
+            };
             let manifest = Manifest {
                 format: manifest::FORMAT,
                 version: String::new(),
@@ -89,33 +67,34 @@ mod tests {
                 peers: 2,
                 config_hash: String::new(),
                 data_hash: String::new(),
-                state: TrainingState { best_step: *best_step, ..TrainingState::default() },
+                state,
                 files: Vec::new(),
             };
-            fs::write(directory.join(manifest::FILE), serde_json::to_vec(&manifest).unwrap()).unwrap();
+            let attempt = Attempt { step: *step, generation: 1 };
+            storage.put(attempt, "shared.safetensors", b"").unwrap();
+            storage.commit(attempt, &manifest).unwrap();
         }
-        run
+        (run, storage)
     }
 
     #[test]
-    fn the_newest_and_the_best_stay() {
-        let run = run_with(&[(5, 5), (10, 5), (20, 20), (30, 20), (40, 20), (100, 100)]);
-        assert_eq!(retain(run.path(), 0).unwrap(), [0_u64; 0]);
-        assert_eq!(retain(run.path(), 2).unwrap(), [30, 10, 5], "20 is what 40 would go back to");
-        assert_eq!(retain(run.path(), 2).unwrap(), [0_u64; 0]);
-        assert_eq!(retain(run.path(), 1).unwrap(), [40, 20]);
-        assert_eq!(run_directory::latest_checkpoint(run.path()).unwrap().0, 100);
-        assert_eq!(retain(run.path(), 9).unwrap(), [0_u64; 0]);
+    fn the_newest_and_what_they_would_go_back_to_stay() {
+        let steps = [(5, 5), (10, 5), (20, 20), (30, 20), (40, 20), (100, 100)].map(|(step, best)| (step, best, None));
+        let (_run, storage) = run_with(&steps);
+        assert_eq!(retain(&storage, 0).unwrap(), [0_u64; 0]);
+        assert_eq!(retain(&storage, 2).unwrap(), [5, 10, 30], "20 is what 40 would go back to");
+        assert_eq!(retain(&storage, 2).unwrap(), [0_u64; 0]);
+        assert_eq!(retain(&storage, 1).unwrap(), [20, 40]);
+        assert_eq!(storage.steps().unwrap(), [100]);
+        assert_eq!(retain(&storage, 9).unwrap(), [0_u64; 0]);
     }
 
     #[test]
-    fn stale_staging_goes_and_checkpoints_stay() {
-        let run = run_with(&[(10, 10)]);
-        let checkpoints = run.path().join(run_directory::CHECKPOINTS);
-        fs::create_dir(checkpoints.join(".step-20.staging")).unwrap();
-        fs::create_dir(checkpoints.join(".step-5.removed")).unwrap();
-        remove_stale_staging(run.path()).unwrap();
-        assert_eq!(fs::read_dir(&checkpoints).unwrap().count(), 1);
-        remove_stale_staging(&run.path().join("nowhere")).unwrap();
+    fn the_best_by_its_own_validation_stays() {
+        // No checkpoint was written at the best step of all, 15.
+        let metrics = [(10, 0.2), (20, 0.5), (30, 0.5), (40, 0.1), (50, 0.3)];
+        let (_run, storage) = run_with(&metrics.map(|(step, metric)| (step, 15, Some(metric))));
+        assert_eq!(retain(&storage, 1).unwrap(), [10, 30, 40]);
+        assert_eq!(storage.steps().unwrap(), [20, 50]);
     }
 }

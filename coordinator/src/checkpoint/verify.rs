@@ -1,50 +1,34 @@
 //! Whether a committed checkpoint is whole, and whether it fits.
 
-use super::commit::measure;
-use super::{CheckpointError, io};
+use super::CheckpointError;
 use medley_common::config::RunConfig;
-use medley_common::manifest::{self, Manifest};
-use std::path::Path;
+use medley_common::manifest::Manifest;
+use medley_common::storage::{Storage, StorageError, Stored};
 
 /// Reads a checkpoint's manifest and every file it names. Blocks.
 ///
 /// # Errors
 /// [`CheckpointError::Damaged`] where a file is missing, truncated or changed, or the manifest cannot be read.
-pub fn verify(directory: &Path) -> Result<Manifest, CheckpointError> {
-    let path = directory.join(manifest::FILE);
-    let damaged = |path: &Path, message: String| CheckpointError::Damaged {
-        path: path.to_owned(),
-        message,
-        directory: directory.to_owned(),
+pub fn verify(storage: &Storage, step: u64) -> Result<Manifest, CheckpointError> {
+    let opened = storage.open(step).map(|stored| (damages(&stored).into_iter().next(), stored.manifest));
+    let (damage, manifest) = match opened {
+        Ok((damage, manifest)) => (damage, Some(manifest)),
+        Err(error) => (Some(error), None),
     };
-    let text = std::fs::read(&path).map_err(io(&path, "read the manifest"))?;
-    let manifest: Manifest =
-        serde_json::from_slice(&text).map_err(|error| damaged(&path, format!("is no manifest: {error}")))?;
-    if manifest.format != manifest::FORMAT {
-        let message = format!(
-            "has format {}, this version of Medley ({}) reads {}; resume it with version {}",
-            manifest.format,
-            medley_common::VERSION,
-            manifest::FORMAT,
-            manifest.version
-        );
-        return Err(CheckpointError::Unfit { path, message });
+    match (damage, manifest) {
+        (None, Some(manifest)) => Ok(manifest),
+        (Some(source @ (StorageError::Damaged { .. } | StorageError::Absent { .. })), _) => {
+            let place = format!("{}/step-{step}", storage.place());
+            Err(CheckpointError::Damaged { source, place })
+        }
+        (Some(source), _) => Err(source.into()),
+        (None, None) => Err(CheckpointError::Refused(format!("step {step} has no checkpoint"))),
     }
-    for file in &manifest.files {
-        let path = directory.join(&file.name);
-        if !path.is_file() {
-            return Err(damaged(&path, "is missing from the checkpoint".into()));
-        }
-        let (bytes, sha256) = measure(&path)?;
-        if bytes != file.bytes {
-            let message = format!("has {bytes} bytes, its manifest says {}", file.bytes);
-            return Err(damaged(&path, message));
-        }
-        if sha256 != file.sha256 {
-            return Err(damaged(&path, "is not what its manifest says: the hash differs".into()));
-        }
-    }
-    Ok(manifest)
+}
+
+/// All that is wrong with the files of a checkpoint. Blocks: reads each.
+pub fn damages(stored: &Stored) -> Vec<StorageError> {
+    stored.manifest.files.iter().filter_map(|file| stored.check(&file.name).err()).collect()
 }
 
 /// Whether a checkpoint can be resumed by a configuration. `trained` is the configuration that the run directory
@@ -53,7 +37,7 @@ pub fn verify(directory: &Path) -> Result<Manifest, CheckpointError> {
 /// # Errors
 /// [`CheckpointError::Unfit`] names the key that differs.
 pub fn check_fit(
-    directory: &Path,
+    place: &str,
     manifest: &Manifest,
     trained: &RunConfig,
     config: &RunConfig,
@@ -72,7 +56,7 @@ pub fn check_fit(
     match shape.into_iter().find(|(_, was, is)| was != is) {
         None => Ok(()),
         Some((key, was, is)) => Err(CheckpointError::Unfit {
-            path: directory.to_owned(),
+            place: place.to_owned(),
             message: format!(
                 "was trained with {key} = {was}, but {key} is {is}; set {key} back to resume, or start a new run"
             ),
@@ -86,11 +70,17 @@ mod tests {
 
     use super::*;
     use medley_common::hash;
-    use medley_common::manifest::{ManifestFile, TrainingState};
+    use medley_common::manifest::{self, ManifestFile, TrainingState};
+    use medley_common::storage::Attempt;
     use std::fs;
 
-    fn checkpoint(directory: &Path) -> Manifest {
-        fs::write(directory.join("shared.safetensors"), "tensors").unwrap();
+    const SHARD: &str = "shared.safetensors";
+
+    fn checkpoint() -> (tempfile::TempDir, Storage, Manifest) {
+        let run = tempfile::tempdir().unwrap();
+        let storage = Storage::of_run(run.path(), "").unwrap();
+        let attempt = Attempt { step: 4, generation: 1 };
+        storage.put(attempt, SHARD, b"tensors").unwrap();
         let manifest = Manifest {
             format: manifest::FORMAT,
             version: "0.1.0".into(),
@@ -101,43 +91,40 @@ mod tests {
             config_hash: String::new(),
             data_hash: String::new(),
             state: TrainingState::default(),
-            files: vec![ManifestFile { name: "shared.safetensors".into(), bytes: 7, sha256: hash::sha256(b"tensors") }],
+            files: vec![ManifestFile { name: SHARD.into(), bytes: 7, sha256: hash::sha256(b"tensors") }],
         };
-        let text = serde_json::to_vec(&manifest).unwrap();
-        fs::write(directory.join(manifest::FILE), text).unwrap();
-        manifest
+        storage.commit(attempt, &manifest).unwrap();
+        (run, storage, manifest)
     }
 
     #[test]
     fn a_truncated_changed_or_missing_file_is_named_with_the_remedy() {
         let faults: [(&str, Option<&str>, &str); 5] = [
-            ("shared.safetensors", Some("tens"), "has 4 bytes, its manifest says 7"),
-            ("shared.safetensors", Some("tensorz"), "the hash differs"),
-            ("shared.safetensors", None, "is missing"),
+            (SHARD, Some("tens"), "has 4 bytes, its manifest says 7"),
+            (SHARD, Some("tensorz"), "its hash is not the one"),
+            (SHARD, None, "not found"),
             (manifest::FILE, Some("{\"format\":"), "is no manifest"),
-            (manifest::FILE, None, "cannot read the manifest"),
+            (manifest::FILE, None, "not found"),
         ];
         for (name, contents, expected) in faults {
-            let directory = tempfile::tempdir().unwrap();
-            checkpoint(directory.path());
-            assert!(verify(directory.path()).is_ok());
-            let path = directory.path().join(name);
+            let (run, storage, manifest) = checkpoint();
+            assert_eq!(verify(&storage, 4).unwrap(), manifest);
+            let path = run.path().join("checkpoints/step-4").join(name);
             match contents {
                 Some(contents) => fs::write(&path, contents).unwrap(),
                 None => fs::remove_file(&path).unwrap(),
             }
-            let message = verify(directory.path()).unwrap_err().to_string();
+            let message = verify(&storage, 4).unwrap_err().to_string();
             assert!(message.contains(expected) && message.contains(name), "{message}");
-            assert!(!message.contains('\n'), "{message}");
+            assert!(message.contains("; remove ") && !message.contains('\n'), "{message}");
         }
     }
 
     #[test]
     fn another_shape_names_its_key() {
-        let directory = tempfile::tempdir().unwrap();
-        let manifest = checkpoint(directory.path());
+        let (_run, _, manifest) = checkpoint();
         let trained = RunConfig::default();
-        let fit = |config: &RunConfig| check_fit(directory.path(), &manifest, &trained, config);
+        let fit = |config: &RunConfig| check_fit("step-4", &manifest, &trained, config);
         fit(&trained).unwrap();
         let mut other = trained.clone();
         other.network.layers += 1;

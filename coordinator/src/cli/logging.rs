@@ -59,10 +59,14 @@ impl Write for ToFile {
 }
 
 fn filter(default: LevelFilter) -> EnvFilter {
-    EnvFilter::builder()
-        .with_env_var(medley_common::environment::LOG_FILTER)
-        .with_default_directive(default.into())
-        .from_env_lossy()
+    let asked = std::env::var(medley_common::environment::LOG_FILTER).unwrap_or_default();
+    let builder = EnvFilter::builder().with_default_directive(default.into());
+    if asked.is_empty() {
+        // What a bucket's client tries again comes to light when it gives up.
+        builder.parse_lossy(format!("object_store={}", default.min(LevelFilter::WARN)))
+    } else {
+        builder.parse_lossy(asked)
+    }
 }
 
 struct ToScreen(Screen);

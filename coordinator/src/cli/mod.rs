@@ -1,12 +1,16 @@
 //! The `medley` command.
 //!
-//! [`run`] trains a cohort and [`scale`] changes it meanwhile; [`chaos`] disturbs one on purpose; [`coordinate`] is
-//! for clusters; [`config`] checks and shows configurations; [`report`] compares runs; [`pass_on`] hands
+//! [`run`] trains a cohort and [`scale`] changes it meanwhile; [`chaos`] disturbs one on purpose; [`coordinate`] is for
+//! clusters; [`config`] checks and shows
+//! configurations; [`certs`] makes and shows certificates; [`checkpoint`] lists, verifies and exports
+//! checkpoints; [`report`] compares runs; [`pass_on`] hands
 //! `data` and `evaluate` to `medley-worker`, which has the networks and the data readers; [`logging`] says where
 //! logs go. Results go to standard output, all else to standard error; an error is one line and an exit code of
 //! [`medley_common::exit`].
 
+mod certs;
 mod chaos;
+mod checkpoint;
 mod config;
 mod coordinate;
 mod logging;
@@ -37,6 +41,8 @@ Examples:
   medley run --resume runs/quickstart                       Go on after an interruption
   medley scale runs/quickstart --peers 4                    Change the cohort while it trains
   medley report runs/                                       Compare runs
+  medley certs init                                         Encrypt, and let nobody else take part
+  medley checkpoint export runs/quickstart --out model      One peer, for use elsewhere
 
 Every command explains itself: medley run --help
 
@@ -56,12 +62,16 @@ enum Command {
     /// All arguments go to `medley-worker data`; see `medley data --help`.
     #[command(disable_help_flag = true, after_help = DATA_EXAMPLES)]
     Data(pass_on::Arguments),
-    /// Evaluate a checkpoint
+    /// Evaluate a checkpoint, or an exported peer
     ///
     /// All arguments go to `medley-worker evaluate`; see `medley evaluate --help`.
     #[command(disable_help_flag = true)]
     Evaluate(pass_on::Arguments),
+    #[command(subcommand)]
+    Checkpoint(checkpoint::CheckpointCommand),
     Report(report::ReportArgs),
+    #[command(subcommand)]
+    Certs(certs::CertsCommand),
     /// Print a script that completes `medley` commands in a shell
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {
@@ -99,7 +109,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Config(command) => config::run(command),
         Command::Data(arguments) => pass_on::run("data", &arguments),
         Command::Evaluate(arguments) => pass_on::run("evaluate", &arguments),
+        Command::Checkpoint(command) => checkpoint::run(&command),
         Command::Report(arguments) => report::run(&arguments),
+        Command::Certs(command) => certs::run(command),
         Command::Completions { shell } => completions(shell),
     };
     let exit_code = result.unwrap_or_else(|error| {

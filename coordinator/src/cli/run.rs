@@ -29,7 +29,7 @@ pub struct RunArgs {
     /// Go on with a run from its last checkpoint
     ///
     /// The configuration is the run's own; only keys that cannot change the result may be set: launch.*, recovery.*,
-    /// output.*, store.*, exchange.deadline_seconds, train.threads, cohort.workers.
+    /// output.*, store.*, security.*, exchange.deadline_seconds, train.threads, cohort.workers.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["peers", "seed", "out"])]
     resume: Option<PathBuf>,
     /// Peers of the cohort (cohort.peers)
@@ -65,16 +65,20 @@ Examples:
 Ctrl-C stops after a checkpoint; --resume goes on from there.";
 
 /// What may be set for a run that goes on: a table with a dot at its end, or a key.
-const RESUMABLE: [&str; 8] = [
+const RESUMABLE: [&str; 9] = [
     "launch.",
     "recovery.",
     "output.",
     "store.",
+    "security.",
     "exchange.deadline_seconds",
     "train.threads",
     "train.device",
     "cohort.workers",
 ];
+
+/// What may not, all the same: where things are.
+const FIXED: [&str; 2] = ["output.directory", "output.checkpoints"];
 
 /// What is to be done, after everything that the command line alone can tell has been checked.
 pub(super) struct Plan {
@@ -122,17 +126,27 @@ fn plan(arguments: &RunArgs) -> Result<Plan, CliError> {
         return plan_resumption(directory, &overrides);
     }
     let file = arguments.config.as_deref().unwrap_or(Path::new(""));
-    let config = config::load(file, &overrides).map_err(|error| CliError::bad_input(&error))?;
+    let mut config = config::load(file, &overrides).map_err(|error| CliError::bad_input(&error))?;
+    keep_findable(&mut config.output.checkpoints)?;
     let directory = config.output.directory.clone().unwrap_or_else(|| Path::new("runs").join(&config.name));
     Ok(Plan { config, directory, resume: false })
+}
+
+/// Makes a path whole, so that the run finds its checkpoints wherever it is gone on with from.
+fn keep_findable(checkpoints: &mut String) -> Result<(), CliError> {
+    if !checkpoints.is_empty() && !checkpoints.contains("://") {
+        let whole = std::path::absolute(&*checkpoints).map_err(|error| CliError::bad_input(&error))?;
+        *checkpoints = whole.display().to_string();
+    }
+    Ok(())
 }
 
 fn plan_resumption(directory: &Path, overrides: &[Override]) -> Result<Plan, CliError> {
     for change in overrides {
         let may = |allowed: &str| change.key == allowed || (allowed.ends_with('.') && change.key.starts_with(allowed));
-        if !RESUMABLE.iter().any(|allowed| may(allowed)) || change.key == "output.directory" {
+        if !RESUMABLE.iter().any(|allowed| may(allowed)) || FIXED.contains(&change.key.as_str()) {
             return Err(CliError::bad_input(&format!(
-                "--set {}: cannot change when a run goes on, since its result would be neither the old run's nor a new one's; start a new run, or set only launch.*, recovery.*, output.* (but not output.directory), store.*, exchange.deadline_seconds, train.threads, train.device or cohort.workers",
+                "--set {}: cannot change when a run goes on, since its result would be neither the old run's nor a new one's; start a new run, or set only launch.*, recovery.*, output.* (but not output.directory and output.checkpoints), store.*, security.*, exchange.deadline_seconds, train.threads, train.device or cohort.workers",
                 change.key
             )));
         }

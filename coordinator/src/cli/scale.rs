@@ -2,12 +2,13 @@
 
 use super::{CliError, print};
 use crate::job::Address;
+use medley_common::certificates::channel::Way;
+use medley_common::certificates::{Certificates, Role};
 use medley_common::proto::control_client::ControlClient;
 use medley_common::proto::scale_request::NewPeers;
-use medley_common::{exit, proto};
-use std::path::PathBuf;
+use medley_common::{config, environment, exit, proto, run_directory};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tonic::transport::Endpoint;
 
 /// How long the coordinator may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,6 +39,9 @@ pub struct ScaleArgs {
     /// The noise on a copied parameter, as a share of the root mean square of its tensor
     #[arg(long, value_name = "SHARE", default_value_t = 0.01, requires = "copy_of")]
     noise: f64,
+    /// Directory with client.pem, client.key and authority.pem; by default the run's security.certificates
+    #[arg(long, value_name = "DIR", env = environment::CERTIFICATES)]
+    certificates: Option<PathBuf>,
 }
 
 const EXAMPLES: &str = "\
@@ -68,19 +72,24 @@ pub fn run(arguments: &ScaleArgs) -> Result<i32, CliError> {
         .enable_all()
         .build()
         .map_err(|error| CliError::new(exit::FAILURE, &format!("cannot start the runtime: {error}")))?;
-    let message = runtime.block_on(ask(address, arguments))?;
+    let of_run = config::load(&directory.join(run_directory::CONFIG), &[]).ok();
+    let of_run = of_run.and_then(|config| config.security.certificates);
+    let certificates = arguments.certificates.as_ref().or(of_run.as_ref());
+    let message = runtime.block_on(ask(address, certificates.map(PathBuf::as_path), arguments))?;
     print(&format!("{message}\n"))?;
     Ok(exit::SUCCESS)
 }
 
-async fn ask(address: Address, arguments: &ScaleArgs) -> Result<String, CliError> {
+async fn ask(address: Address, certificates: Option<&Path>, arguments: &ScaleArgs) -> Result<String, CliError> {
     let Address { url, job, token } = address;
     let unreachable = |error: &dyn std::fmt::Display| {
         CliError::new(exit::FAILURE, &format!("nobody answers at {url}, where the job's coordinator was: {error}"))
     };
-    let endpoint = Endpoint::from_shared(url.clone()).map_err(|error| unreachable(&error))?;
-    let endpoint = endpoint.connect_timeout(PATIENCE).timeout(PATIENCE);
-    let channel = endpoint.connect().await.map_err(|error| unreachable(&error))?;
+    let certificates = certificates.map(|directory| Certificates::load(directory, Role::Client)).transpose();
+    let certificates = certificates.map_err(|error| CliError::bad_input(&error))?;
+    let way = Way::new(&url, certificates.as_ref()).map_err(|error| CliError::bad_input(&error))?;
+    let way = way.with(|endpoint| endpoint.connect_timeout(PATIENCE).timeout(PATIENCE));
+    let channel = way.connect().await.map_err(|error| unreachable(&error))?;
     let copy = arguments.copy_of.map(|peer| NewPeers::Copy(proto::PeerCopy { peer, rank: 0, noise: arguments.noise }));
     let fresh = arguments.fresh.then_some(NewPeers::Fresh(proto::Fresh {}));
     let request = proto::ScaleRequest {
@@ -92,7 +101,7 @@ async fn ask(address: Address, arguments: &ScaleArgs) -> Result<String, CliError
     };
     let reply = ControlClient::new(channel).scale(request).await.map_err(|status| match status.code() {
         tonic::Code::InvalidArgument => CliError::bad_input(&status.message()),
-        _ => CliError::new(exit::FAILURE, &format!("the coordinator refused: {}", status.message())),
+        _ => CliError::new(exit::FAILURE, &format!("the coordinator refused: {}", way.explain(&status))),
     })?;
     Ok(reply.into_inner().message)
 }

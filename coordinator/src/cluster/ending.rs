@@ -95,6 +95,33 @@ impl Cluster {
         self.settle(outcome, message, exit_code, actions);
     }
 
+    /// A run whose end was not kept has failed, however well it went: its last checkpoint is that of its end.
+    pub(super) fn judge_last_checkpoint(&self, outcome: Outcome) -> Outcome {
+        let step = outcome.step;
+        if outcome.outcome == FAILED || self.is_hurried() {
+            return outcome;
+        }
+        let cause = match &self.lost_checkpoint {
+            Some((lost, cause)) if *lost == step && self.checkpoint.as_ref().is_none_or(|kept| kept.step < step) => {
+                cause.clone()
+            }
+            _ if self.committing.contains_key(&step) => {
+                format!("was not committed within {} s", self.settings.stop.as_secs())
+            }
+            _ => return outcome,
+        };
+        let before = match &self.checkpoint {
+            Some(kept) => format!("--resume goes on from the one of step {}", kept.step),
+            None => "there is none before it".into(),
+        };
+        Outcome {
+            outcome: FAILED.into(),
+            message: format!("trained to step {step}, but the last checkpoint, of step {step}, {cause}; {before}"),
+            exit_code: exit::FAILURE,
+            step,
+        }
+    }
+
     fn release_all(&self, actions: &mut Vec<Action>) {
         let with_session = self.workers.iter().filter(|(_, worker)| worker.has_session);
         actions.extend(with_session.map(|(slot, worker)| Action::Release {

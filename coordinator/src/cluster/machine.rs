@@ -84,6 +84,8 @@ pub struct Cluster {
     pub(super) shards: ShardGatherer,
     /// Checkpoints whose commit is under way, with their peers.
     pub(super) committing: BTreeMap<u64, Vec<u32>>,
+    /// The last checkpoint that came to nothing, and why.
+    pub(super) lost_checkpoint: Option<(u64, String)>,
     /// The last committed checkpoint.
     pub(super) checkpoint: Option<Committed>,
     /// What the workers agree on, once all have met.
@@ -183,6 +185,7 @@ impl Cluster {
             steps: StepMerger::new(resumed_from.unwrap_or(0)),
             shards: ShardGatherer::new(resumed_from),
             committing: BTreeMap::new(),
+            lost_checkpoint: None,
             checkpoint,
             ready: None,
             candidates: BTreeMap::new(),
@@ -312,9 +315,9 @@ impl Cluster {
                 self.checkpoint_committed(step, directory, bytes, actions)
             }
             Event::CheckpointFailed { step, message } => {
-                self.committing.remove(&step);
-                let message = format!("the checkpoint of step {step} was not committed: {message}");
-                self.fail(message, exit::FAILURE, actions);
+                if self.committing.remove(&step).is_some() {
+                    self.checkpoint_lost(step, format!("was not committed: {message}"), actions);
+                }
             }
             Event::ScaleRequested(scale) => self.scale_requested(scale, actions),
             Event::StopRequested { reason } => self.stop_requested(reason, actions),
@@ -340,7 +343,7 @@ impl Cluster {
     }
 
     /// Slots that may be filled.
-    pub(super) fn slots(&self) -> u32 {
+    pub fn slots(&self) -> u32 {
         self.wanted_workers.max(self.settings.workers) + self.settings.spares
     }
 
@@ -426,7 +429,7 @@ impl Cluster {
                 if !self.committing.is_empty() && now < *until {
                     return false;
                 }
-                let outcome = outcome.clone();
+                let outcome = self.judge_last_checkpoint(outcome.clone());
                 actions.push(Action::Record(JobEvent::Finished {
                     outcome: outcome.outcome.clone(),
                     step: outcome.step,

@@ -70,7 +70,7 @@ pub struct Recovery {
 pub struct Resume {
     /// Its step.
     pub step: u64,
-    /// Its directory, relative to the run directory.
+    /// Its place, as `Storage::checkpoint` names it.
     pub directory: String,
     /// Hash of the data that it was trained on.
     pub data_hash: String,
@@ -119,7 +119,7 @@ pub enum Event {
     CheckpointCommitted {
         /// Its step.
         step: u64,
-        /// Its directory, relative to the run directory.
+        /// Its place, as `Storage::checkpoint` names it.
         directory: String,
         /// Its size.
         bytes: u64,
@@ -192,12 +192,19 @@ pub enum Report {
     ShardsWritten {
         /// The checkpoint's step.
         step: u64,
-        /// Where, relative to the run directory.
+        /// Where, as `Storage::staging` names it.
         staging: String,
         /// The files.
         files: Vec<ManifestFile>,
         /// `TrainingState` as JSON; empty from all ranks but 0.
         state: String,
+    },
+    /// Its files of a checkpoint could not be written; it trains on.
+    ShardsFailed {
+        /// The checkpoint's step.
+        step: u64,
+        /// Why, in one line.
+        message: String,
     },
     /// It did all that was asked.
     Completed(proto::Completed),
@@ -295,6 +302,13 @@ pub enum Action {
     },
     /// Verify the files of a checkpoint and put its manifest in place.
     CommitCheckpoint(Commit),
+    /// Remove what workers have written of a checkpoint that will be none.
+    DiscardCheckpoint {
+        /// Its step.
+        step: u64,
+        /// The generation that wrote it.
+        generation: u64,
+    },
     /// Tell the observers, and with them `events.jsonl`.
     Record(JobEvent),
     /// Show a step that all workers committed.
@@ -387,7 +401,7 @@ pub struct Commit {
     pub step: u64,
     /// The generation that wrote it.
     pub generation: u64,
-    /// Where the files are, relative to the run directory.
+    /// Where the files are, as `Storage::staging` names it.
     pub staging: String,
     /// The files of all workers.
     pub files: Vec<ManifestFile>,

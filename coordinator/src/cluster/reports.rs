@@ -39,13 +39,10 @@ impl Cluster {
             Report::Evaluated(evaluation) => self.evaluated(slot, evaluation, actions),
             Report::Suspended(held) => self.suspended(slot, held),
             Report::ShardsWritten { step, staging, files, state } => {
-                if let Some(mut commit) = self.shards.add(slot, step, staging, files, state) {
-                    commit.generation = generation;
-                    commit.data_hash = self.ready.as_ref().map(|ready| ready.data_hash.clone()).unwrap_or_default();
-                    self.committing.insert(step, self.active().into_iter().collect());
-                    actions.push(Action::CommitCheckpoint(commit));
-                }
+                let gathered = self.shards.add(slot, step, staging, files, state);
+                self.gathered(gathered, generation, actions);
             }
+            Report::ShardsFailed { step, message } => self.shards_failed(slot, step, &message, generation, actions),
             Report::Completed(completed) => self.completed(slot, completed, actions),
         }
         false

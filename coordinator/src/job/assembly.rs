@@ -8,6 +8,7 @@ use crate::server::{Admission, Listener, Server};
 use crate::store::JobRecord;
 use medley_common::config::{self, RunConfig};
 use medley_common::proto;
+use medley_common::storage::Storage;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -33,6 +34,8 @@ pub struct Parts {
     pub url: String,
     pub record: JobRecord,
     pub store: SharedStore,
+    /// Where checkpoints are kept.
+    pub storage: Storage,
     pub cluster: Cluster,
     pub observers: Vec<Box<dyn Observer>>,
 }
@@ -42,7 +45,7 @@ pub struct Parts {
 /// # Errors
 /// [`JobError::Unwritable`].
 pub fn assemble(parts: Parts, listener: Listener) -> Result<(Driver, mpsc::Sender<Event>), JobError> {
-    let Parts { config, run_directory, url, record, store, cluster, observers } = parts;
+    let Parts { config, run_directory, url, record, store, storage, cluster, observers } = parts;
     let (events, incoming) = mpsc::channel(EVENTS);
     let (requests, asked) = mpsc::channel(REQUESTS);
     let (job, token) = (record.id.clone(), record.token.clone());
@@ -52,6 +55,7 @@ pub fn assemble(parts: Parts, listener: Listener) -> Result<(Driver, mpsc::Sende
         job: job.clone(),
         token,
         slots: MOST_SLOTS,
+        workers: cluster.slots(),
         heartbeat: Duration::from_millis(config.launch.heartbeat_ms),
         death: Duration::from_millis(config.launch.death_ms),
     };
@@ -62,7 +66,7 @@ pub fn assemble(parts: Parts, listener: Listener) -> Result<(Driver, mpsc::Sende
         run_directory: run_directory.display().to_string(),
         ..proto::Assignment::default()
     };
-    let commits = committer::start(run_directory, job, config, events.clone());
+    let commits = committer::start(storage, job, config, events.clone());
     let driver = Driver {
         cluster,
         server,

@@ -1,7 +1,6 @@
 //! A run directory that is there whole or not at all.
 
 use super::{JobError, SharedStore};
-use crate::checkpoint::sync_directory;
 use crate::store::{Embedded, JobRecord};
 use medley_common::config::{self, RunConfig};
 use medley_common::run_directory;
@@ -110,6 +109,11 @@ pub fn write_config(run: &Path, config: &RunConfig) -> std::io::Result<()> {
     file.sync_all()?;
     fs::rename(&temporary, run.join(run_directory::CONFIG))?;
     sync_directory(run)
+}
+
+/// Makes renames in a directory durable.
+fn sync_directory(directory: &Path) -> std::io::Result<()> {
+    File::open(directory)?.sync_all()
 }
 
 pub fn unwritable(path: &Path) -> impl Fn(std::io::Error) -> JobError {

@@ -1,13 +1,15 @@
 //! The loop between the cluster's decisions and the world.
 
 use super::address::Published;
+use super::committer::Request;
 use super::stops::StopRequests;
 use super::{Observer, SharedStore};
-use crate::cluster::{Action, Cluster, Commit, Event, Outcome, Report, Slot};
+use crate::cluster::{Action, Cluster, Event, Outcome, Report, Slot};
 use crate::launch::Launcher;
 use crate::server::{Asked, Server};
 use crate::store::{JobRecord, StoreError};
 use medley_common::events::Event as JobEvent;
+use medley_common::storage::Attempt;
 use medley_common::{exit, proto};
 use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::Sender;
@@ -29,7 +31,7 @@ pub struct Driver {
     pub incoming: mpsc::Receiver<Event>,
     pub requests: mpsc::Receiver<Asked>,
     pub launcher: Option<Launcher>,
-    pub commits: Sender<Commit>,
+    pub commits: Sender<Request>,
     pub store: SharedStore,
     pub record: JobRecord,
     pub observers: Vec<Box<dyn Observer>>,
@@ -171,9 +173,16 @@ impl Driver {
             }
             Action::CommitCheckpoint(commit) => {
                 let step = commit.step;
-                if self.commits.send(commit).is_err() {
+                if self.commits.send(Request::Commit(commit)).is_err() {
                     let message = "the thread that commits checkpoints has ended".into();
                     return Performed::Caused(Event::CheckpointFailed { step, message });
+                }
+            }
+            Action::DiscardCheckpoint { step, generation } => {
+                if self.commits.send(Request::Discard(Attempt { step, generation })).is_err() {
+                    tracing::warn!(
+                        "the thread that removes what was written of the checkpoint of step {step} has ended"
+                    );
                 }
             }
             Action::Record(event) => {

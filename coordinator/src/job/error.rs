@@ -4,6 +4,7 @@ use crate::checkpoint::CheckpointError;
 use crate::launch::LaunchError;
 use crate::server::ServerError;
 use crate::store::StoreError;
+use medley_common::certificates::CertificatesError;
 use medley_common::config::ConfigError;
 use medley_common::exit;
 use std::path::PathBuf;
@@ -34,6 +35,9 @@ pub enum JobError {
     /// The listening address.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// The certificates.
+    #[error("security.certificates: {0}")]
+    Certificates(#[from] CertificatesError),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -67,6 +71,7 @@ impl JobError {
             | Self::NotShared
             | Self::OtherRun(_)
             | Self::Server(_)
+            | Self::Certificates(_)
             | Self::Checkpoint(_)
             | Self::Store(
                 StoreError::InUse { .. }

@@ -8,12 +8,14 @@ use super::assembly::{Parts, assemble, settings};
 use super::driver::{Driver, tell};
 use super::stops::{StopRequests, Stops, TERMINATED};
 use super::{JobError, Observer, Outcome, directory, resume};
+use crate::checkpoint::CheckpointError;
 use crate::cluster::Cluster;
 use crate::election::{Candidate, Leadership};
 use crate::server::Listener;
 use crate::store::{self, JobRecord};
 use medley_common::config::{self, RunConfig, StoreKind};
 use medley_common::events::{Event as JobEvent, Trained};
+use medley_common::storage::Storage;
 use medley_common::{VERSION, exit, run_directory};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -57,10 +59,12 @@ pub async fn lead(
     let candidacy = Candidacy { run_directory: run, ..candidacy };
     let mut stops = stops.listen().map_err(JobError::Signals)?;
     let config = &candidacy.config;
+    let (certificates, warnings) = super::security::certificates(&config.security)?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     // Not kept: one that does not lead refuses connections, so that workers go on looking.
     let url = match &candidacy.url {
         Some(url) => url.clone(),
-        None => Listener::bind(&config.launch.listen).await?.local_url(),
+        None => Listener::bind(&config.launch.listen).await?.secure(certificates)?.local_url(),
     };
     let leases = store::open(&config.store, Path::new(""), &candidacy.job).await?;
     let lease = Duration::from_millis(config.store.lease_ms);
@@ -144,7 +148,8 @@ async fn take_up(
     if let Some(record) = found.as_ref().filter(|record| !matches!(record.status.as_str(), "created" | "running")) {
         return Ok(Begun::Over(ended(record)));
     }
-    let listener = Listener::bind(&config.launch.listen).await?;
+    let (certificates, _) = super::security::certificates(&config.security)?;
+    let listener = Listener::bind(&config.launch.listen).await?.secure(certificates)?;
     let mut record = match found {
         Some(record) => record,
         None => {
@@ -155,13 +160,14 @@ async fn take_up(
             record
         }
     };
-    prepare(run, config, &record)?;
+    let storage = Storage::of_run(run, &config.output.checkpoints).map_err(CheckpointError::from)?;
+    let checkpoint = resume::latest(&storage)?;
+    prepare(run, config, record.kept.is_none() && checkpoint.is_some())?;
     let workers = match config.cohort.workers {
         0 => config.cohort.peers,
         asked => asked,
     };
-    let settings =
-        settings(config, u32::try_from(workers).unwrap_or(u32::MAX), record.generation + 1, resume::latest(run));
+    let settings = settings(config, u32::try_from(workers).unwrap_or(u32::MAX), record.generation + 1, checkpoint);
     let mut told = observers(run);
     let cluster = match &record.kept {
         Some(kept) => Cluster::adopt(settings, kept, RETURN),
@@ -193,6 +199,7 @@ async fn take_up(
         url: url.to_owned(),
         record,
         store,
+        storage,
         cluster,
         observers: told,
     };
@@ -211,12 +218,11 @@ fn ended(record: &JobRecord) -> Outcome {
 }
 
 /// Makes the run directory, unless an earlier leader of this job has.
-fn prepare(run: &Path, config: &RunConfig, record: &JobRecord) -> Result<(), JobError> {
+fn prepare(run: &Path, config: &RunConfig, is_taken: bool) -> Result<(), JobError> {
     let kept = run.join(run_directory::CONFIG);
     if kept.is_file() {
         let is_ours = config::load(&kept, &[]).is_ok_and(|other| config::identity(&other) == config::identity(config));
-        let is_new = record.kept.is_none() && resume::latest(run).is_some();
-        return if is_ours && !is_new { Ok(()) } else { Err(JobError::OtherRun(run.to_owned())) };
+        return if is_ours && !is_taken { Ok(()) } else { Err(JobError::OtherRun(run.to_owned())) };
     }
     let make = || {
         std::fs::create_dir_all(run.join(run_directory::LOGS))?;

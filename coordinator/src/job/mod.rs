@@ -8,6 +8,7 @@
 //! 6. `assembly`: puts the parts of a running job together; [`lead()`]: the same for a coordinator that is one of several.
 //! 7. `address`: where a running job can be asked something; `committer`: commits checkpoints beside that loop.
 //! 8. `stops`: who may ask a job to stop.
+//! 9. `security`: the certificates of the job's parties, checked before anything begins.
 
 mod address;
 mod assembly;
@@ -18,6 +19,7 @@ mod error;
 mod lead;
 pub mod observer;
 mod resume;
+mod security;
 mod stops;
 
 pub use crate::cluster::Outcome;
@@ -27,6 +29,7 @@ pub use lead::{Candidacy, lead};
 pub use observer::Observer;
 pub use stops::Stops;
 
+use crate::checkpoint::CheckpointError;
 use crate::cluster::Cluster;
 use crate::launch::{Asked, LaunchPlan, Launcher, Shares, WorkerBinary, cores, preflight};
 use crate::random;
@@ -36,6 +39,7 @@ use assembly::{Parts, assemble, settings};
 use driver::Driver;
 use medley_common::config::RunConfig;
 use medley_common::events::Event as JobEvent;
+use medley_common::storage::Storage;
 use medley_common::{VERSION, exit};
 use resume::Beginning;
 use std::path::PathBuf;
@@ -118,18 +122,21 @@ async fn begin(
         std::path::absolute(&run_directory).map_err(|source| JobError::Unwritable { path: run_directory, source })?;
     let binary = worker.map_or_else(WorkerBinary::find, Ok)?;
     binary.check_version()?;
+    let (certificates, of_certificates) = security::certificates(&config.security)?;
+    let storage = Storage::of_run(&run_directory, &config.output.checkpoints).map_err(CheckpointError::from)?;
     let resumed = if resume {
-        Some(resume::open(&run_directory, &config).await?)
+        Some(resume::open(&run_directory, &config, &storage).await?)
     } else {
         directory::check_absent(&run_directory)?;
+        check_free(&storage)?;
         None
     };
     let checked = preflight(&binary, &config).await?;
     let asked = Asked { workers: config.cohort.workers, threads: config.train.threads };
     let shares = Shares::choose(cores(), checked.gpus, config.cohort.peers, asked);
-    let listener = Listener::bind(&config.launch.listen).await?;
+    let listener = Listener::bind(&config.launch.listen).await?.secure(certificates.clone())?;
     let beginning = match resumed {
-        Some(resumed) => resumed.begin(&run_directory, &config)?,
+        Some(resumed) => resumed.begin(&run_directory, &config, &storage)?,
         None => {
             let record = JobRecord::new(random::hex(4).map_err(JobError::Random)?);
             Beginning::new(directory::create(&run_directory, &config, &record).await?, record)
@@ -155,7 +162,12 @@ async fn begin(
         resumed_from: settings.resume.as_ref().map(|resume| resume.step),
         trained_before: trained,
     };
-    let warnings = shares.warning().into_iter().chain(warnings).map(|message| JobEvent::Warning { message });
+    let warnings = shares
+        .warning()
+        .into_iter()
+        .chain(of_certificates)
+        .chain(warnings)
+        .map(|message| JobEvent::Warning { message });
     for event in std::iter::once(started).chain(warnings) {
         driver::tell(&mut observers, &event);
     }
@@ -170,9 +182,10 @@ async fn begin(
         token,
         threads: shares.threads,
         run_directory: run_directory.clone(),
+        certificates: certificates.map(|own| own.directory().to_owned()),
     };
     let cluster = Cluster::new(settings);
-    let parts = Parts { config, run_directory, url: coordinator, record, store, cluster, observers };
+    let parts = Parts { config, run_directory, url: coordinator, record, store, storage, cluster, observers };
     let (mut driver, exits) = assemble(parts, listener)?;
     let launcher = Launcher::start(plan, move |exit| {
         // Nobody listens any more once the job has ended.
@@ -188,6 +201,14 @@ async fn begin(
         Err(error) => driver.doom(error.to_string()),
     }
     Ok(driver)
+}
+
+/// Refuses a place where another run keeps its checkpoints: one would take them for its own.
+fn check_free(storage: &Storage) -> Result<(), CheckpointError> {
+    if storage.steps()?.is_empty() {
+        return Ok(());
+    }
+    Err(CheckpointError::Occupied { place: storage.place() })
 }
 
 /// A store that several threads may hold.

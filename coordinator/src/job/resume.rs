@@ -1,7 +1,7 @@
 //! Which checkpoint an earlier run left, and whether it fits.
 
 use super::{JobError, SharedStore, directory};
-use crate::checkpoint::{CheckpointError, check_fit, remove_stale_staging, verify};
+use crate::checkpoint::{CheckpointError, check_fit, verify};
 use crate::cluster::Resume;
 use crate::random;
 use crate::store::{Embedded, JobRecord};
@@ -9,6 +9,7 @@ use medley_common::config::{self, RunConfig};
 use medley_common::events::Trained;
 use medley_common::manifest::{self, Manifest};
 use medley_common::run_directory;
+use medley_common::storage::Storage;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -39,16 +40,16 @@ pub struct Resumed {
 }
 
 /// The last committed checkpoint of a run, as its manifest describes it.
-pub fn latest(run: &Path) -> Option<Resume> {
-    let (_, directory) = run_directory::latest_checkpoint(run)?;
-    let manifest = std::fs::read(directory.join(manifest::FILE)).ok()?;
-    serde_json::from_slice(&manifest).ok().map(|manifest| described(&manifest))
+pub fn latest(storage: &Storage) -> Result<Option<Resume>, CheckpointError> {
+    let newest = storage.steps()?.last().copied();
+    let opened = newest.map(|step| storage.open(step)).transpose()?;
+    Ok(opened.map(|stored| described(storage, &stored.manifest)))
 }
 
-fn described(manifest: &Manifest) -> Resume {
+fn described(storage: &Storage, manifest: &Manifest) -> Resume {
     Resume {
         step: manifest.step,
-        directory: format!("{}/step-{}", run_directory::CHECKPOINTS, manifest.step),
+        directory: storage.checkpoint(manifest.step),
         data_hash: manifest.data_hash.clone(),
         peers: manifest.files.iter().filter_map(|file| manifest::peer_of(&file.name)).collect(),
     }
@@ -59,7 +60,7 @@ fn described(manifest: &Manifest) -> Resume {
 /// # Errors
 /// [`JobError`] with exit code 2 where there is no run, another coordinator has it, or its last checkpoint is
 /// damaged or of another shape.
-pub async fn open(run: &Path, config: &RunConfig) -> Result<Resumed, JobError> {
+pub async fn open(run: &Path, config: &RunConfig, storage: &Storage) -> Result<Resumed, JobError> {
     let kept = run.join(run_directory::CONFIG);
     if !kept.is_file() {
         return Err(JobError::NoRun(run.to_owned()));
@@ -76,25 +77,27 @@ pub async fn open(run: &Path, config: &RunConfig) -> Result<Resumed, JobError> {
         let message = format!("resumed with other values of {}", changed.join(", "));
         beginning.warnings.push(message);
     }
-    match run_directory::latest_checkpoint(run) {
+    // A listing, and not `latest`: between a commit and the new name a coordinator may have died.
+    match storage.steps().map_err(CheckpointError::from)?.last().copied() {
         None => beginning.warnings.push("there is no checkpoint to resume from; training starts over".into()),
-        Some((step, directory)) => {
-            let manifest = verify(&directory)?;
-            check_fit(&directory, &manifest, &trained, config)?;
+        Some(step) => {
+            let manifest = verify(storage, step)?;
+            let place = format!("{}/step-{step}", storage.place());
+            check_fit(&place, &manifest, &trained, config)?;
             if manifest.config_hash != config::identity(&trained) {
                 let message = "was trained with another configuration than run.toml holds now; put run.toml back as it was to resume, or start a new run".into();
-                return Err(CheckpointError::Unfit { path: directory, message }.into());
+                return Err(CheckpointError::Unfit { place, message }.into());
             }
             // Patience goes back to the best validation's parameters, which have a checkpoint of their own.
             if config.train.patience > 0 && manifest.state.best_metric.is_some() && manifest.state.best_step != step {
-                verify(&run_directory::checkpoint(run, manifest.state.best_step))?;
+                verify(storage, manifest.state.best_step)?;
             }
             // The store may have been lost; generations must grow all the same.
             beginning.record.generation = beginning.record.generation.max(manifest.generation);
             let state = &manifest.state;
             beginning.trained =
                 Trained { seconds: state.train_seconds, rows: state.rows, bytes_sent: state.bytes_sent };
-            beginning.checkpoint = Some(described(&manifest));
+            beginning.checkpoint = Some(described(storage, &manifest));
         }
     }
     Ok(Resumed { beginning, is_config_changed: !changed.is_empty() })
@@ -105,8 +108,13 @@ impl Resumed {
     ///
     /// # Errors
     /// Where the directory cannot be written.
-    pub fn begin(self, run: &Path, config: &RunConfig) -> Result<Beginning, JobError> {
-        remove_stale_staging(run)?;
+    pub fn begin(self, run: &Path, config: &RunConfig, storage: &Storage) -> Result<Beginning, JobError> {
+        storage.sweep().map_err(CheckpointError::from)?;
+        if let Some(resume) = &self.beginning.checkpoint
+            && let Err(error) = storage.set_latest(resume.step)
+        {
+            tracing::warn!("the newest checkpoint is not named: {error}");
+        }
         let make = || {
             std::fs::create_dir_all(run.join(run_directory::LOGS))?;
             std::fs::create_dir_all(run.join(run_directory::CHECKPOINTS))?;

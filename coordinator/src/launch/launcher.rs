@@ -29,6 +29,8 @@ pub struct LaunchPlan {
     pub threads: u32,
     /// Its configuration is read by workers while they wait for their assignments; logs go to `logs/worker-N.log` in it.
     pub run_directory: PathBuf,
+    /// Directory of the certificates by which a worker and this coordinator know each other; none: plain text.
+    pub certificates: Option<PathBuf>,
 }
 
 /// A worker process that ended.
@@ -241,6 +243,7 @@ mod tests {
             token: "secret".into(),
             threads: 3,
             run_directory: run.to_owned(),
+            certificates: None,
         };
         let launcher = Launcher::start(plan, move |exit| {
             let _ = exits.send(exit);
@@ -383,6 +386,7 @@ mod tests {
             token: String::new(),
             threads: 1,
             run_directory: run.path().to_owned(),
+            certificates: None,
         };
         let error = Launcher::start(plan, |_| {}).unwrap_err().to_string();
         assert!(error.contains("cannot start worker 0"), "{error}");

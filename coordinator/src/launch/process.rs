@@ -48,6 +48,11 @@ impl Process {
             // Its own group, so that a terminal's Ctrl-C reaches the coordinator alone, which then stops the
             // workers in good order.
             .process_group(0);
+        // What a person's shell says of certificates is for workers that are started by hand.
+        command.env_remove(environment::CERTIFICATES);
+        if let Some(directory) = &plan.certificates {
+            command.arg("--certificates").arg(directory);
+        }
         let child = command.spawn().map_err(at)?;
         Ok(Self { slot, child, log: log_path, log_start })
     }

@@ -1,7 +1,9 @@
 //! What people and programs ask of a running job.
 
+use super::connection::Party;
 use super::service::is_equal;
 use crate::cluster::{NewPeer, Scale};
+use medley_common::certificates::Role;
 use medley_common::proto;
 use proto::scale_request::NewPeers;
 use std::time::Duration;
@@ -31,6 +33,7 @@ pub struct Control {
 #[tonic::async_trait]
 impl proto::control_server::Control for Control {
     async fn scale(&self, request: Request<proto::ScaleRequest>) -> Result<Response<proto::ScaleReply>, Status> {
+        Party::require(&request, Role::Client)?;
         let request = request.into_inner();
         if !is_equal(request.token.as_bytes(), self.token.as_bytes()) {
             return Err(Status::permission_denied("the token is not this job's"));

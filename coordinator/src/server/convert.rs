@@ -23,6 +23,7 @@ pub fn report(body: Option<Body>) -> Option<Report> {
                 .collect(),
             state: shards.state,
         },
+        Body::ShardsFailed(failed) => Report::ShardsFailed { step: failed.step, message: one_line(&failed.message) },
         Body::Completed(completed) => Report::Completed(completed),
         Body::Failed(failed) => Report::Failed {
             message: one_line(&failed.message),

@@ -2,9 +2,11 @@
 
 use super::control::{Asked, Control};
 use super::convert;
+use super::door::{Door, Limits};
 use super::service::Service;
 use super::sessions::{Admission, Sessions};
 use crate::cluster::{Assignment, Event, Slot};
+use medley_common::certificates::{Certificates, tls};
 use medley_common::proto;
 use medley_common::proto::control_server::ControlServer;
 use medley_common::proto::coordinator_server::CoordinatorServer;
@@ -17,11 +19,23 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tonic::transport::server::TcpIncoming;
 
-/// Largest message from a worker. A report of steps is some hundred bytes a step.
+/// Largest message from a worker. A report of steps is some hundred bytes a step and hosted peer.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
 /// Largest request of a person: some numbers and a token.
 const MAX_REQUEST_BYTES: usize = 64 << 10;
+
+/// Largest headers of a request, all together. Those of a worker have some hundred bytes.
+const MAX_HEADER_BYTES: u32 = 16 << 10;
+
+/// Requests of a connection at once. A worker has one; nobody needs more than a few.
+const MAX_REQUESTS: u32 = 8;
+
+/// Requests that a connection may open and take back before any is looked at; one that does it more often is closed.
+const MAX_WITHDRAWN: usize = 16;
+
+/// How long a request may take to be answered; a session, once opened, is as long as the job.
+const REQUEST: Duration = Duration::from_secs(20);
 
 /// How long connections may take to close in good order.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -46,6 +60,14 @@ pub enum ServerError {
         /// Why.
         source: std::io::Error,
     },
+    /// The coordinator's certificate is not for the host under which workers are told to reach it.
+    #[error("security.certificates: {path} {message}")]
+    Host {
+        /// The certificate.
+        path: std::path::PathBuf,
+        /// What is wrong and how to mend it.
+        message: String,
+    },
 }
 
 /// A socket that listens and does not serve yet: taken first, so that a port in use is noticed before anything is
@@ -54,6 +76,7 @@ pub enum ServerError {
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
+    certificates: Option<Certificates>,
 }
 
 impl Listener {
@@ -68,11 +91,30 @@ impl Listener {
             _ => unusable(error),
         })?;
         let address = socket.local_addr().map_err(unusable)?;
-        Ok(Self { socket, address })
+        Ok(Self { socket, address, certificates: None })
     }
 
-    /// `http://host:port` for workers on this machine.
+    /// Encrypts all connections, and serves holders of certificates alone.
+    ///
+    /// # Errors
+    /// [`ServerError::Host`] where workers that trust the certificate would not find this coordinator under its name.
+    pub fn secure(mut self, certificates: Option<Certificates>) -> Result<Self, ServerError> {
+        if let Some(own) = &certificates {
+            let path = own.directory().join(own.role().certificate_file());
+            let host = self.local_address().ip().to_string();
+            tls::check_host(own, &host).map_err(|message| ServerError::Host { path, message })?;
+        }
+        self.certificates = certificates;
+        Ok(self)
+    }
+
+    /// `http://host:port` for workers on this machine, `https://` with certificates.
     pub fn local_url(&self) -> String {
+        let scheme = if self.certificates.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.local_address())
+    }
+
+    fn local_address(&self) -> SocketAddr {
         let mut address = self.address;
         if address.ip().is_unspecified() {
             address.set_ip(match address.ip() {
@@ -80,7 +122,7 @@ impl Listener {
                 IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
             });
         }
-        format!("http://{address}")
+        address
     }
 }
 
@@ -109,6 +151,7 @@ impl Server {
         let connections = TcpIncoming::from(listener.socket).with_nodelay(Some(true)).with_keepalive(Some(tcp));
         let control = Control { job: admission.job.clone(), token: admission.token.clone(), requests };
         let control = ControlServer::new(control).max_decoding_message_size(MAX_REQUEST_BYTES);
+        let door = Door::open(connections, listener.certificates.as_ref(), Limits::for_workers(admission.workers));
         let service =
             Service { admission, sessions: Arc::clone(&sessions), events: events.clone(), closing: closed.clone() };
         let service = CoordinatorServer::new(service)
@@ -116,13 +159,25 @@ impl Server {
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let task = tokio::spawn(async move {
             let mut shutdown = closed;
+            let door = match door {
+                Ok(door) => door,
+                Err(error) => {
+                    let message = format!("the coordinator's certificates cannot be used: {error}");
+                    let _ = events.send(Event::Broken { message }).await;
+                    return;
+                }
+            };
             let served = tonic::transport::Server::builder()
                 // Silent workers are the cluster's to judge, after `death`: this ends, later, what even then lingers.
                 .http2_keepalive_interval(Some(death))
                 .http2_keepalive_timeout(Some(death))
+                .http2_max_header_list_size(MAX_HEADER_BYTES)
+                .http2_max_pending_accept_reset_streams(Some(MAX_WITHDRAWN))
+                .max_concurrent_streams(MAX_REQUESTS)
+                .timeout(REQUEST)
                 .add_service(service)
                 .add_service(control)
-                .serve_with_incoming_shutdown(connections, async move {
+                .serve_with_incoming_shutdown(door, async move {
                     let _ = shutdown.wait_for(|closing| *closing).await;
                 })
                 .await;

@@ -1,10 +1,13 @@
 //! Joining and sessions.
 
+use super::connection::Party;
 use super::convert;
 use super::sessions::{Admission, Numbered, Opened, Outgoing, Sessions};
 use crate::cluster::{Event, SessionNumber, Slot};
 use crate::random;
+use medley_common::certificates::Role;
 use medley_common::{VERSION, proto};
+use prost::Message;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -13,6 +16,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// How long a new session may take to say whose it is.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+
+/// Largest request to join: names and an address. What is joined with is kept as long as the worker is.
+const MAX_JOIN_BYTES: usize = 16 << 10;
 
 /// The service of one job.
 #[derive(Debug)]
@@ -27,6 +33,7 @@ pub struct Service {
 #[tonic::async_trait]
 impl proto::coordinator_server::Coordinator for Service {
     async fn join(&self, request: Request<proto::JoinRequest>) -> Result<Response<proto::JoinReply>, Status> {
+        Party::require(&request, Role::Worker)?;
         let request = request.into_inner();
         self.admit(&request)?;
         let random = random::hex(16).map_err(|error| Status::internal(error.to_string()))?;
@@ -48,6 +55,7 @@ impl proto::coordinator_server::Coordinator for Service {
         &self,
         request: Request<Streaming<proto::WorkerMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
+        Party::require(&request, Role::Worker)?;
         let mut incoming = request.into_inner();
         let first = tokio::time::timeout(FIRST_MESSAGE, incoming.message())
             .await
@@ -75,6 +83,9 @@ impl Service {
     #[allow(clippy::result_large_err, reason = "tonic's error type")]
     fn admit(&self, request: &proto::JoinRequest) -> Result<(), Status> {
         let admission = &self.admission;
+        if request.encoded_len() > MAX_JOIN_BYTES {
+            return Err(Status::invalid_argument(format!("to join takes no more than {MAX_JOIN_BYTES} bytes")));
+        }
         if !is_equal(request.token.as_bytes(), admission.token.as_bytes()) {
             return Err(Status::permission_denied(
                 "the token is not the one that this job's launcher gave to its workers",

@@ -20,6 +20,8 @@ pub struct Admission {
     pub token: String,
     /// Slots below this may be filled.
     pub slots: u32,
+    /// Workers that there are to be; bounds the connections that one machine may have.
+    pub workers: u32,
     /// How often workers are told to say that they live.
     pub heartbeat: Duration,
     /// After how long a silent connection is probed, and then how long an answer may take.

@@ -16,8 +16,11 @@ use super::BenchError;
 use super::member::Announce;
 use super::products::median;
 use super::result::round;
+use crate::certificates;
 use crate::collective::{Collective, parts, parts_mut, shard};
+use crate::train::TrainError;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// A measurement of the collectives.
@@ -27,6 +30,8 @@ pub struct ExchangeSettings {
     pub workers: usize,
     /// Sizes in bytes, whole floats each.
     pub sizes: Vec<usize>,
+    /// Encrypt, with a worker's certificates from this directory.
+    pub certificates: Option<PathBuf>,
 }
 
 /// An operation between workers.
@@ -80,6 +85,8 @@ pub struct Case {
 pub struct ExchangeResult {
     /// W.
     pub workers: usize,
+    /// Whether what crosses the wire is encrypted.
+    pub encrypted: bool,
     /// 10⁹ bytes a second that a worker copies while all do.
     pub copy_gb_per_s: f64,
     /// All cases.
@@ -110,6 +117,7 @@ impl ExchangeSettings {
         if self.workers < 2 {
             return Err(BenchError::Input(format!("--workers: is {}; an exchange takes 2 or more", self.workers)));
         }
+        certificates::load(self.certificates.as_deref()).map_err(TrainError::from)?;
         match self.sizes.iter().find(|bytes| **bytes < 4 * self.workers) {
             Some(bytes) => Err(BenchError::Input(format!(
                 "--sizes: {bytes} bytes are less than a float for each of {} workers",
@@ -205,7 +213,12 @@ impl ExchangeResult {
                 of_copy: round(bus / copy, 4),
             }
         });
-        Self { workers: settings.workers, cases: cases.collect(), copy_gb_per_s: round(copy, 3) }
+        Self {
+            workers: settings.workers,
+            encrypted: settings.certificates.is_some(),
+            cases: cases.collect(),
+            copy_gb_per_s: round(copy, 3),
+        }
     }
 
     /// What a person reads.
@@ -226,8 +239,9 @@ impl ExchangeResult {
             column.set_cell_alignment(comfy_table::CellAlignment::Right);
         }
         format!(
-            "{} workers over loopback; each copies {:.2} GB/s of memory while all do\n\n{}\n",
+            "{} workers over loopback{}; each copies {:.2} GB/s of memory while all do\n\n{}\n",
             self.workers,
+            if self.encrypted { ", encrypted" } else { "" },
             self.copy_gb_per_s,
             table.trim_fmt()
         )
@@ -290,7 +304,7 @@ mod tests {
 
     #[test]
     fn bandwidth_is_what_a_worker_sends() {
-        let settings = ExchangeSettings { workers: 4, sizes: vec![1_000_000] };
+        let settings = ExchangeSettings { workers: 4, sizes: vec![1_000_000], certificates: None };
         let part = |us: f64| ExchangePart { copy_gb_per_s: 10.0, time_us: vec![us, us, us] };
         let result = ExchangeResult::of(&settings, &[part(1000.0), part(500.0)]);
         // A megabyte in a millisecond is 1 GB/s.

@@ -2,9 +2,10 @@
 
 use super::BenchError;
 use super::member::{Assignment, Message, Task};
-use medley_common::environment::{OPENMP_SPIN_COUNT, OPENMP_WAIT_POLICY};
+use medley_common::environment::{CERTIFICATES, OPENMP_SPIN_COUNT, OPENMP_WAIT_POLICY};
 use serde::de::DeserializeOwned;
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -32,7 +33,7 @@ pub fn run<Part: DeserializeOwned>(
     let (said, heard) = channel();
     let mut members = Vec::with_capacity(workers);
     for rank in 0..workers {
-        members.push(Member::start(rank, said.clone())?);
+        members.push(Member::start(rank, task.certificates(), said.clone())?);
     }
     drop(said);
     let mut addresses = vec![String::new(); workers];
@@ -103,10 +104,15 @@ struct Member {
 }
 
 impl Member {
-    fn start(rank: usize, said: Sender<(usize, Heard)>) -> Result<Self, BenchError> {
+    fn start(rank: usize, certificates: Option<&Path>, said: Sender<(usize, Heard)>) -> Result<Self, BenchError> {
         let program = std::env::current_exe().map_err(BenchError::system("find this program"))?;
         let mut command = Command::new(program);
         command.args(["bench", "member"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        // A member listens before it hears its task.
+        match certificates {
+            Some(directory) => command.env(CERTIFICATES, directory),
+            None => command.env_remove(CERTIFICATES),
+        };
         if std::env::var_os(OPENMP_SPIN_COUNT).is_none() && std::env::var_os(OPENMP_WAIT_POLICY).is_none() {
             command.env(OPENMP_SPIN_COUNT, SPIN_COUNT);
         }

@@ -5,11 +5,15 @@ use super::exchange::{self, ExchangeSettings};
 use super::loss::{self, LossSettings};
 use super::settings::StepSettings;
 use super::{BenchError, step};
+use crate::certificates;
 use crate::cli::use_threads;
 use crate::collective::{AbortHandle, Collective, Listener, LocalCollective, Membership, Options, TcpCollective};
 use crate::session::watch;
+use crate::train::TrainError;
+use medley_common::environment;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, Write};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What the group tells a member, once.
@@ -35,6 +39,16 @@ pub enum Task {
     Loss(LossSettings),
     /// The collectives.
     Exchange(ExchangeSettings),
+}
+
+impl Task {
+    /// The certificates by which members encrypt what they exchange; none: plain text.
+    pub fn certificates(&self) -> Option<&Path> {
+        match self {
+            Self::Exchange(settings) => settings.certificates.as_deref(),
+            Self::Step(_) | Self::Loss(_) => None,
+        }
+    }
 }
 
 /// What a member says.
@@ -82,7 +96,9 @@ pub fn run() -> Result<(), BenchError> {
 }
 
 fn take_part(output: &mut dyn Write) -> Result<serde_json::Value, BenchError> {
-    let listener = Listener::bind("127.0.0.1:0")?;
+    let certificates = std::env::var_os(environment::CERTIFICATES).map(PathBuf::from);
+    let certificates = certificates::load(certificates.as_deref()).map_err(TrainError::from)?;
+    let listener = Listener::bind_with("127.0.0.1:0", certificates.as_ref())?;
     say(output, &Message::Listening(listener.local_addr().to_string()));
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line).map_err(BenchError::system("hear the task"))?;

@@ -7,7 +7,6 @@ use super::work::Work;
 use super::{BenchError, StepSettings};
 use crate::collective::{Collective, shard};
 use crate::exchange::{Exchange, Placement};
-use crate::model::Network;
 use crate::train::agreement::Wishes;
 use crate::train::schedule::Plan;
 use crate::train::step::{Learner, Split};
@@ -61,8 +60,7 @@ pub fn measure(
     let source = Source::open(settings)?;
     let ranks = (0..settings.workers).map(|rank| hosted(settings, rank)).collect();
     let placement = Placement::new(ranks, collective.rank()).map_err(BenchError::Input)?;
-    let network = Network::draw(&config, source.items(), placement.own(), Device::Cpu);
-    let mut learner = Learner::new(network, &config.optimizer);
+    let mut learner = Learner::draw(&config, source.items(), &placement, Device::Cpu);
     collective.barrier()?;
     let mut exchange = Exchange::new(collective, placement, &config);
     let plan = Plan::new(&config, 1);

@@ -1,16 +1,20 @@
 //! A worker's part of a checkpoint: safetensors files of shared parameters, peers and optimiser moments.
 //!
-//! [`write_parameters`] and [`write_moments`] put this worker's files into the staging directory and sync them; the
-//! coordinator verifies everybody's, writes the manifest and renames the directory (see `medley_common::manifest`).
-//! A [`Checkpoint`] restores from a committed one and refuses what is damaged or does not fit.
+//! 1. [`Staged`]: a copy in memory of what belongs into this worker's files.
+//! 2. [`Writer`]: the thread that makes files of a copy and writes them, while training goes on; the coordinator verifies
+//!    everybody's files and commits them (`medley_common::storage`).
+//! 3. [`Checkpoint`]: restores from a committed one and refuses what is damaged or does not fit.
+//! 4. [`Exported`]: one peer of a checkpoint, for use elsewhere.
 
+mod exported;
 mod read;
-mod write;
+mod staged;
+mod writer;
 
+pub use exported::{ChosenBy, Exported, ExportedModel};
 pub use read::{Checkpoint, CheckpointError};
-pub use write::{write_moments, write_parameters};
-
-use std::path::{Path, PathBuf};
+pub use staged::Staged;
+pub use writer::{Writer, Written};
 
 /// File of the shared parameters.
 pub const SHARED: &str = "shared.safetensors";
@@ -27,22 +31,28 @@ pub fn peer_optimizer_file(peer: u32) -> String {
     format!("peer-{peer}.optimizer.safetensors")
 }
 
-/// Where the files of a checkpoint wait for their manifest, relative to the run directory.
-pub fn staging(step: u64) -> PathBuf {
-    Path::new(medley_common::run_directory::CHECKPOINTS).join(format!(".step-{step}.staging"))
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::model::{Parameters, Specification};
     use crate::train::optimizer::Moments;
     use medley_common::config::{Initialization, OptimizerConfig};
     use medley_common::manifest::{self, Manifest, ManifestFile, TrainingState};
+    use std::path::Path;
     use tch::Device;
 
-    fn parameters(columns: i64) -> Parameters {
+    /// Writes what `stage` copies into a directory, as a writer does.
+    fn write(directory: &Path, stage: impl Fn(&mut Staged)) -> Vec<ManifestFile> {
+        let mut staged = Staged::default();
+        // Memory of an earlier copy with other contents must not show.
+        staged.add_parameters("other", "", &parameters(9));
+        staged.clear();
+        stage(&mut staged);
+        staged.each(|name, bytes| std::fs::write(directory.join(name), bytes)).unwrap()
+    }
+
+    pub fn parameters(columns: i64) -> Parameters {
         let mut all = vec![Specification::matrix("weight", 4, columns), Specification::bias("bias", 4)];
         all.extend(Specification::norm("norm", 4));
         Parameters::draw(all, Initialization::Xavier, 5, Device::Cpu)
@@ -73,10 +83,10 @@ mod tests {
         let config = OptimizerConfig::default();
         let mut moments = Moments::new(&written, &config);
         moments.update(&written, &written.values().copy(), 1.0, 0.1, 1, &config);
-        let files = vec![
-            write_parameters(directory.path(), SHARED, &written).unwrap(),
-            write_moments(directory.path(), SHARED_OPTIMIZER, &written, &moments).unwrap(),
-        ];
+        let files = write(directory.path(), |staged| {
+            staged.add_parameters(SHARED, "", &written);
+            staged.add_moments(SHARED_OPTIMIZER, &written, &moments);
+        });
         assert_eq!(files[0].bytes, std::fs::metadata(directory.path().join(SHARED)).unwrap().len());
         let checkpoint = committed(directory.path(), files);
         let restored = parameters(3);
@@ -91,8 +101,8 @@ mod tests {
     #[test]
     fn another_shape_is_refused_with_both_shapes_named() {
         let directory = tempfile::tempdir().unwrap();
-        let file = write_parameters(directory.path(), SHARED, &parameters(3)).unwrap();
-        let checkpoint = committed(directory.path(), vec![file]);
+        let files = write(directory.path(), |staged| staged.add_parameters(SHARED, "", &parameters(3)));
+        let checkpoint = committed(directory.path(), files);
         let error = checkpoint.read_parameters(SHARED, &parameters(5)).unwrap_err().to_string();
         assert!(error.contains("weight") && error.contains("[4, 3]") && error.contains("[4, 5]"), "{error}");
     }
@@ -101,8 +111,8 @@ mod tests {
     fn a_file_that_is_cut_short_or_changed_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(SHARED);
-        let file = write_parameters(directory.path(), SHARED, &parameters(3)).unwrap();
-        let checkpoint = committed(directory.path(), vec![file]);
+        let files = write(directory.path(), |staged| staged.add_parameters(SHARED, "", &parameters(3)));
+        let checkpoint = committed(directory.path(), files);
         let bytes = std::fs::read(&path).unwrap();
         let mut flipped = bytes.clone();
         *flipped.last_mut().unwrap() ^= 1;

@@ -2,39 +2,34 @@
 
 use crate::model::{Network, Parameters};
 use crate::train::optimizer::Moments;
-use medley_common::hash;
-use medley_common::manifest::{self, Manifest};
+use medley_common::manifest::Manifest;
+use medley_common::storage::{StorageError, Stored};
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tch::Tensor;
 
 /// Why a checkpoint cannot be used, in one line.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// A file is absent or unreadable.
-    #[error("{path}: cannot read this part of the checkpoint: {source}")]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A file is damaged.
-    #[error("{path}: not a whole file of a checkpoint ({what}); take another checkpoint")]
+    /// What keeps it does not give it, or not as it was committed.
+    #[error("{0}; take another checkpoint, or mend access to this one")]
+    Storage(#[from] StorageError),
+    /// A file holds other things than it should.
+    #[error("{place}: not a whole file of a checkpoint ({what}); take another checkpoint")]
     Damaged {
         /// The file.
-        path: PathBuf,
+        place: String,
         /// What is wrong with it.
         what: String,
     },
     /// The checkpoint belongs to a network of another shape.
     #[error(
-        "{path}: `{tensor}` has shape {found} in the checkpoint but {expected} in this configuration; resume with the configuration that wrote it"
+        "{place}: `{tensor}` has shape {found} in the checkpoint but {expected} in this configuration; resume with the configuration that wrote it"
     )]
     Shape {
         /// The file.
-        path: PathBuf,
+        place: String,
         /// The parameter.
         tensor: String,
         /// Its shape in the file.
@@ -47,26 +42,34 @@ pub enum CheckpointError {
 /// A committed checkpoint that is read from.
 #[derive(Debug)]
 pub struct Checkpoint {
-    directory: PathBuf,
-    /// What it holds.
-    pub manifest: Manifest,
+    stored: Stored,
 }
 
 impl Checkpoint {
-    /// Reads the manifest.
+    /// Opens a checkpoint by its place: a directory, or `s3://BUCKET/PREFIX/step-N`.
     ///
     /// # Errors
-    /// When it is absent, damaged, or of another layout.
-    pub fn open(directory: &Path) -> Result<Self, CheckpointError> {
-        let path = directory.join(manifest::FILE);
-        let bytes = read_file(&path)?;
-        let manifest: Manifest = serde_json::from_slice(&bytes)
-            .map_err(|error| CheckpointError::Damaged { path: path.clone(), what: error.to_string() })?;
-        if manifest.format != manifest::FORMAT {
-            let what = format!("its layout is version {}, this program reads {}", manifest.format, manifest::FORMAT);
-            return Err(CheckpointError::Damaged { path, what });
-        }
-        Ok(Self { directory: directory.to_owned(), manifest })
+    /// When its manifest is absent, damaged, or of another layout.
+    pub fn open(place: &Path) -> Result<Self, CheckpointError> {
+        Ok(Self { stored: Stored::at(place)? })
+    }
+
+    /// Opens the checkpoint of another step of the same run.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn sibling(&self, step: u64) -> Result<Self, CheckpointError> {
+        Ok(Self { stored: self.stored.sibling(step)? })
+    }
+
+    /// What it holds.
+    pub fn manifest(&self) -> &Manifest {
+        &self.stored.manifest
+    }
+
+    /// Where it is, for people.
+    pub fn place(&self) -> String {
+        self.stored.place()
     }
 
     /// Restores the parameters of a network from this checkpoint.
@@ -113,55 +116,42 @@ impl Checkpoint {
         parameters: &Parameters,
         prefixes: [&str; N],
     ) -> Result<[Vec<f32>; N], CheckpointError> {
-        let path = self.directory.join(name);
-        let damaged = |what: String| CheckpointError::Damaged { path: path.clone(), what };
-        let bytes = self.read_committed(name)?;
-        let tensors = SafeTensors::deserialize(&bytes).map_err(|error| damaged(error.to_string()))?;
-        let mut result = [const { Vec::new() }; N];
-        for (prefix, values) in prefixes.iter().zip(&mut result) {
-            for specification in parameters.specifications() {
-                let name = format!("{prefix}{}", specification.name);
-                let view = tensors.tensor(&name).map_err(|_| damaged(format!("it has no `{name}`")))?;
-                let expected: Vec<usize> = specification.shape.iter().map(|size| *size as usize).collect();
-                if view.dtype() != Dtype::F32 || view.shape() != expected {
-                    return Err(CheckpointError::Shape {
-                        path,
-                        tensor: name,
-                        found: format!("{:?}", view.shape()),
-                        expected: format!("{expected:?}"),
-                    });
-                }
-                let floats = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-                values.extend(floats);
-            }
-        }
-        Ok(result)
-    }
-
-    /// The bytes of a file, which are those that the manifest vouches for.
-    fn read_committed(&self, name: &str) -> Result<Vec<u8>, CheckpointError> {
-        let path = self.directory.join(name);
-        let bytes = read_file(&path)?;
-        let Some(file) = self.manifest.files.iter().find(|file| file.name == name) else {
-            return Err(CheckpointError::Damaged { path, what: "the manifest does not name it".into() });
-        };
-        if bytes.len() as u64 != file.bytes {
-            let what = format!("it has {} bytes, its manifest says {}", bytes.len(), file.bytes);
-            return Err(CheckpointError::Damaged { path, what });
-        }
-        if hash::sha256(&bytes) != file.sha256 {
-            let what = "its hash is not the one in the manifest".into();
-            return Err(CheckpointError::Damaged { path, what });
-        }
-        Ok(bytes)
+        let bytes = self.stored.read(name)?;
+        vectors(&bytes, &self.stored.place_of(name), parameters, prefixes)
     }
 }
 
-fn restore(target: &Tensor, values: &[f32]) {
+/// Out of a safetensors file one flat vector for each prefix, in the order of the parameters.
+pub(super) fn vectors<const N: usize>(
+    bytes: &[u8],
+    place: &str,
+    parameters: &Parameters,
+    prefixes: [&str; N],
+) -> Result<[Vec<f32>; N], CheckpointError> {
+    let damaged = |what: String| CheckpointError::Damaged { place: place.into(), what };
+    let tensors = SafeTensors::deserialize(bytes).map_err(|error| damaged(error.to_string()))?;
+    let mut result = [const { Vec::new() }; N];
+    for (prefix, values) in prefixes.iter().zip(&mut result) {
+        for specification in parameters.specifications() {
+            let name = format!("{prefix}{}", specification.name);
+            let view = tensors.tensor(&name).map_err(|_| damaged(format!("it has no `{name}`")))?;
+            let expected: Vec<usize> = specification.shape.iter().map(|size| *size as usize).collect();
+            if view.dtype() != Dtype::F32 || view.shape() != expected {
+                return Err(CheckpointError::Shape {
+                    place: place.into(),
+                    tensor: name,
+                    found: format!("{:?}", view.shape()),
+                    expected: format!("{expected:?}"),
+                });
+            }
+            let floats = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            values.extend(floats);
+        }
+    }
+    Ok(result)
+}
+
+pub(super) fn restore(target: &Tensor, values: &[f32]) {
     let _guard = tch::no_grad_guard();
     target.shallow_clone().copy_(&Tensor::from_slice(values));
-}
-
-fn read_file(path: &Path) -> Result<Vec<u8>, CheckpointError> {
-    std::fs::read(path).map_err(|source| CheckpointError::Unreadable { path: path.to_owned(), source })
 }

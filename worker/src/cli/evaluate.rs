@@ -1,29 +1,32 @@
 //! `medley-worker evaluate`: the peers of a checkpoint under any protocol.
 
 use super::work::use_threads;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Exported};
 use crate::data::{self, Dataset, Split};
 use crate::device;
 use crate::model::Network;
 use crate::train::TrainError;
 use crate::train::evaluation::Examiner;
 use indicatif::ProgressBar;
-use medley_common::config::{self, Override, RunConfig};
+use medley_common::config::{self, ConfigError, Override, RunConfig};
 use medley_common::manifest::Manifest;
 use medley_common::method::METRICS;
 use medley_common::run_directory;
 use medley_common::summary::Evaluation;
 use std::path::{Path, PathBuf};
 
-/// Evaluate the peers of a checkpoint.
+/// Evaluate the peers of a checkpoint, or an exported peer.
 ///
 /// Examples:
 ///   medley evaluate --checkpoint runs/demo/checkpoints/step-600
 ///   medley evaluate --checkpoint runs/demo/checkpoints/step-600 --set 'evaluation.protocols=["full"]' --json
+///   medley evaluate --checkpoint s3://bucket/demo/step-600 --config runs/demo/run.toml
+///   medley evaluate --checkpoint exported
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Arguments {
-    /// A committed checkpoint: a directory with a manifest.json.
+    /// A committed checkpoint: a directory with a manifest.json, or s3://BUCKET/PREFIX/step-N; or a directory that
+    /// `medley checkpoint export` made.
     #[arg(long)]
     checkpoint: PathBuf,
     /// The configuration of the run; by default run.toml in the run directory that the checkpoint lies in.
@@ -46,30 +49,27 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     use_threads(if arguments.threads == 0 { cores } else { arguments.threads });
-    let directory = &arguments.checkpoint;
-    let checkpoint = Checkpoint::open(directory)?;
-    let config = configuration(arguments, &checkpoint.manifest)?;
-    let dataset = Dataset::load(&config.data)?;
-    if dataset.hash != checkpoint.manifest.data_hash {
-        return Err(TrainError::Input(format!(
-            "{}: the checkpoint was trained on other data than {}; name that data with --set data.path=FILE",
-            directory.display(),
-            config.data.path.display()
-        )));
-    }
+    let subject = Subject::open(arguments)?;
+    let config = &subject.config;
+    let dataset = dataset_of(config, &arguments.checkpoint, &subject.data_hash)?;
     let device = device::choose(config.train.device, 0)?;
-    let peers: Vec<u32> = (0..checkpoint.manifest.peers).collect();
-    let network = Network::draw(&config, dataset.items, &peers, device);
-    checkpoint.restore_network(&network)?;
+    let network = Network::draw(config, dataset.items, &subject.peers, device);
+    match &subject.source {
+        Source::Checkpoint(checkpoint) => checkpoint.restore_network(&network)?,
+        Source::Exported(exported) => exported.restore_network(&network)?,
+    }
     let split = if arguments.split == "valid" { Split::Valid } else { Split::Test };
-    let examiner = Examiner::new(&config, &dataset, directory)?;
+    let examiner = Examiner::new(config, &dataset, &arguments.checkpoint)?;
     let mut evaluations = Vec::new();
     // Shown on a terminal only.
     let bar = ProgressBar::new(network.peers.len() as u64);
     for place in 0..network.peers.len() {
         bar.set_message(format!("peer {}", network.peers[place]));
-        let evaluated = examiner.peer(&network, place, split, 0, checkpoint.manifest.step, &|| Ok(false))?;
-        evaluations.extend(evaluated.into_iter().flatten());
+        let evaluated = examiner.peer(&network, place, split, 0, subject.step, &|| Ok(false))?;
+        evaluations.extend(evaluated.into_iter().flatten().map(|evaluation| match &subject.source {
+            Source::Exported(exported) => Evaluation { subject: exported.model.subject.clone(), ..evaluation },
+            Source::Checkpoint(_) => evaluation,
+        }));
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -81,32 +81,97 @@ pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
     Ok(data::cli::print(&(text + "\n"))?)
 }
 
-/// The configuration that the checkpoint was trained with, and on it the changes that were asked for.
-fn configuration(arguments: &Arguments, manifest: &Manifest) -> Result<RunConfig, TrainError> {
-    let path = match &arguments.config {
-        Some(path) => path.clone(),
+/// What is evaluated.
+struct Subject {
+    source: Source,
+    config: RunConfig,
+    peers: Vec<u32>,
+    step: u64,
+    data_hash: String,
+}
+
+enum Source {
+    Checkpoint(Checkpoint),
+    Exported(Box<Exported>),
+}
+
+impl Subject {
+    fn open(arguments: &Arguments) -> Result<Self, TrainError> {
+        let place = &arguments.checkpoint;
+        if Exported::is_at(place) {
+            let exported = Exported::open(place)?;
+            let model = &exported.model;
+            let origin = place.join("model.json").display().to_string();
+            let config = changed(&model.config, &config::to_toml(&model.config), &origin, &arguments.overrides)?;
+            // An average has a network of one peer, like any other.
+            let (peers, step, data_hash) = (model.peers[..1].to_vec(), model.step, model.data_hash.clone());
+            return Ok(Self { source: Source::Exported(Box::new(exported)), config, peers, step, data_hash });
+        }
+        let checkpoint = Checkpoint::open(place)?;
+        let manifest = checkpoint.manifest();
+        let config = trained_configuration(place, arguments.config.as_deref(), manifest, &arguments.overrides)?;
+        let (peers, step, data_hash) = ((0..manifest.peers).collect(), manifest.step, manifest.data_hash.clone());
+        Ok(Self { source: Source::Checkpoint(checkpoint), config, peers, step, data_hash })
+    }
+}
+
+/// The data of a configuration, refused where it is not what was trained on.
+pub fn dataset_of(config: &RunConfig, checkpoint: &Path, data_hash: &str) -> Result<Dataset, TrainError> {
+    let dataset = Dataset::load(&config.data)?;
+    if dataset.hash == data_hash {
+        return Ok(dataset);
+    }
+    Err(TrainError::Input(format!(
+        "{}: the checkpoint was trained on other data than {}; name that data with --set data.path=FILE",
+        checkpoint.display(),
+        config.data.path.display()
+    )))
+}
+
+/// The configuration that a checkpoint was trained with, and on it the changes that were asked for.
+pub fn trained_configuration(
+    checkpoint: &Path,
+    named: Option<&Path>,
+    manifest: &Manifest,
+    overrides: &[String],
+) -> Result<RunConfig, TrainError> {
+    let path = match named {
+        Some(path) => path.to_owned(),
         None => {
             // Absolute, as a short relative path has no parents to name.
-            let checkpoint = arguments.checkpoint.canonicalize().unwrap_or(arguments.checkpoint.clone());
-            let run = checkpoint.parent().and_then(Path::parent);
-            run.unwrap_or(Path::new(".")).join(run_directory::CONFIG)
+            let absolute = checkpoint.canonicalize().unwrap_or(checkpoint.to_owned());
+            let run = absolute.parent().and_then(Path::parent).unwrap_or(Path::new("."));
+            let path = run.join(run_directory::CONFIG);
+            if !path.is_file() {
+                return Err(TrainError::Input(format!(
+                    "{}: does not lie in a run directory; name the run.toml that it was trained with by --config FILE",
+                    checkpoint.display()
+                )));
+            }
+            path
         }
     };
     let trained = config::load(&path, &[])?;
+    let origin = path.display().to_string();
     if config::identity(&trained) != manifest.config_hash {
         return Err(TrainError::Input(format!(
-            "{}: {} was trained with another configuration; name that one with --config, and changes with --set",
-            path.display(),
-            arguments.checkpoint.display()
+            "{origin}: {} was trained with another configuration; name that one with --config, and changes with --set",
+            checkpoint.display()
         )));
     }
-    let overrides: Result<Vec<Override>, _> = arguments.overrides.iter().map(|text| text.parse()).collect();
+    let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Unreadable { path, source })?;
+    changed(&trained, &text, &origin, overrides)
+}
+
+/// A configuration with changes, refused where what was trained would no longer fit.
+fn changed(trained: &RunConfig, text: &str, origin: &str, overrides: &[String]) -> Result<RunConfig, TrainError> {
+    let overrides: Result<Vec<Override>, _> = overrides.iter().map(|text| text.parse()).collect();
     let mut overrides = overrides?;
     // That by which the training chose its best peer need not be among them.
     if let Some(first) = overrides.iter().rev().find_map(first_protocol) {
         overrides.insert(0, format!("train.metric_protocol={first}").parse()?);
     }
-    let config = config::load(&path, &overrides)?;
+    let config = config::parse(text, origin, &overrides)?;
     let kept = [
         ("network", config.network == trained.network),
         ("samples.max_length", config.samples.max_length == trained.samples.max_length),

@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod evaluate;
+mod export;
 mod work;
 
 use crate::bench::BenchError;
@@ -31,8 +32,9 @@ enum Command {
     /// Statistics of a dataset, or a synthetic one.
     #[command(subcommand)]
     Data(data::cli::DataCommand),
-    /// Evaluate the peers of a checkpoint.
+    /// Evaluate the peers of a checkpoint, or an exported peer.
     Evaluate(evaluate::Arguments),
+    Export(export::Arguments),
     /// Measure this machine: steps, and what bounds them.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -48,7 +50,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_env(medley_common::environment::LOG_FILTER);
     tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("info,object_store=warn")))
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
@@ -85,6 +87,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Work(arguments) => Ok(work::run(&arguments)?),
         Command::Check(arguments) => Ok(check::run(&arguments)?),
         Command::Data(command) => Ok(data::cli::command(&command).map_err(TrainError::from)?),
+        Command::Export(arguments) => Ok(export::run(&arguments)?),
         Command::Evaluate(arguments) => Ok(evaluate::run(&arguments)?),
         Command::Bench(command) => Ok(bench::run(&command)?),
         Command::Completions { shell } => {

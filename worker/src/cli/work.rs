@@ -1,5 +1,6 @@
 //! `medley-worker work`: join, and in one generation after the other meet the others, train, report.
 
+use crate::certificates;
 use crate::collective::{AbortHandle, Collective, Listener, LocalCollective, Membership, Options, TcpCollective};
 use crate::device;
 use crate::exchange::{Exchange, Placement};
@@ -43,6 +44,12 @@ pub struct Arguments {
     /// How long training goes on without a coordinator, and one is looked for.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     patience_seconds: u64,
+    /// Directory with worker.pem, worker.key and authority.pem: encrypts all connections; see `medley certs --help`.
+    #[arg(long, value_name = "DIR", env = medley_common::environment::CERTIFICATES)]
+    certificates: Option<std::path::PathBuf>,
+    /// Listen in plain text where other machines reach it, on a network that is trusted altogether.
+    #[arg(long)]
+    plaintext: bool,
 }
 
 /// How long a worker waits for its first assignment: the coordinator's own bound on joining ends the job sooner. A spare
@@ -65,13 +72,17 @@ pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
         watch::end_with_launcher();
     }
     use_threads(arguments.threads);
-    let listener = Listener::bind(&*arguments.listen)?;
+    let certificates = certificates::load(arguments.certificates.as_deref())?;
+    certificates::check_listen(&arguments.listen, certificates.as_ref(), arguments.plaintext)
+        .map_err(TrainError::Input)?;
+    let listener = Listener::bind_with(&*arguments.listen, certificates.as_ref())?;
     let settings = session::Settings {
         addresses: arguments.coordinator.clone(),
         patience: Duration::from_secs(arguments.patience_seconds),
         probes: arguments.standalone || arguments.coordinator.len() > 1,
+        certificates,
     };
-    let session = Session::join(settings, introduction(arguments, &listener)?)?;
+    let session = Session::join(&settings, introduction(arguments, &listener)?)?;
     let outcome = take_part(&session, &listener, arguments);
     if let Err(error) = &outcome {
         tracing::error!(%error, "this worker's part failed");
@@ -240,7 +251,7 @@ fn train(
     reporter: &mut ToCoordinator<'_>,
 ) -> Result<Ending, TrainError> {
     let abort = AbortHandle::new();
-    session.enter(generation, assignment.rank, abort.clone());
+    session.enter(generation, assignment.rank, &abort);
     faults::enter(generation, assignment.rank);
     let entry = Entry::of(assignment)?;
     let mut exchange = meet(listener, assignment, generation, trainer.config(), abort)?;
@@ -321,6 +332,12 @@ impl Reporter for ToCoordinator<'_> {
     fn shards(&mut self, shards: proto::ShardsWritten) {
         self.flush();
         self.session.report(Report::Shards(shards));
+    }
+
+    fn shards_failed(&mut self, failed: proto::ShardsFailed) {
+        tracing::warn!(step = failed.step, cause = %failed.message, "a checkpoint was not written");
+        self.flush();
+        self.session.report(Report::ShardsFailed(failed));
     }
 
     fn stop_requested(&self) -> bool {

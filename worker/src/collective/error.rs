@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::handshake::HandshakeError;
+use medley_common::certificates::tls;
 
 /// A failure of the data plane. Cloneable, because a group that broke answers every later call with its first error.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -75,6 +76,11 @@ impl CollectiveError {
     }
 
     pub(super) fn lost(rank: usize, error: io::Error) -> Self {
+        match tls::error_in(&error) {
+            // The other end found something wrong with what it was sent, and left.
+            Some(rustls::Error::AlertReceived(_)) | None => {}
+            Some(error) => return Self::Protocol { rank, what: tls::explain(error) },
+        }
         let source = match error.kind() {
             io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "it closed the connection"),
             _ => error,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::handshake::{self, HandshakeError};
 use super::hello::MAX_JOB_BYTES;
 use super::listener::Door;
+use super::stream::{Security, Stream};
 use super::{AbortHandle, CollectiveError};
 
 /// Who forms a group: what the coordinator's assignment says about one generation.
@@ -76,7 +77,7 @@ impl Default for Options {
 #[derive(Debug)]
 pub(super) enum Event {
     /// A rank has proven itself.
-    Linked { rank: usize, stream: Arc<TcpStream> },
+    Linked { rank: usize, stream: Arc<Stream> },
     /// An attempt to dial a rank failed and is repeated.
     Tried { rank: usize, reason: HandshakeError },
     /// A rank cannot be joined.
@@ -92,11 +93,11 @@ pub(super) fn form(
     membership: &Membership,
     options: &Options,
     abort: &AbortHandle,
-) -> Result<Vec<Option<Arc<TcpStream>>>, CollectiveError> {
+) -> Result<Vec<Option<Arc<Stream>>>, CollectiveError> {
     let (events, heard) = mpsc::channel();
     door.open_group(membership, events.clone())?;
     let given_up = Arc::new(AtomicBool::new(false));
-    let links = start_dialling(membership, options, &events, &given_up).and_then(|()| {
+    let links = start_dialling(door, membership, options, &events, &given_up).and_then(|()| {
         abort.on_abort({
             let events = events.clone();
             move |_| _ = events.send(Event::Aborted)
@@ -111,6 +112,7 @@ pub(super) fn form(
 }
 
 fn start_dialling(
+    door: &Door,
     membership: &Membership,
     options: &Options,
     events: &Sender<Event>,
@@ -120,6 +122,7 @@ fn start_dialling(
     for target in 0..membership.rank {
         let dialler = Dialler {
             membership: membership.clone(),
+            security: door.security().cloned(),
             target,
             until,
             given_up: Arc::clone(given_up),
@@ -139,7 +142,7 @@ fn await_links(
     membership: &Membership,
     options: &Options,
     abort: &AbortHandle,
-) -> Result<Vec<Option<Arc<TcpStream>>>, CollectiveError> {
+) -> Result<Vec<Option<Arc<Stream>>>, CollectiveError> {
     let world_size = membership.addresses.len();
     let started = Instant::now();
     let mut links = vec![None; world_size];
@@ -177,6 +180,7 @@ fn await_links(
 /// Dials one lower rank until it answers.
 struct Dialler {
     membership: Membership,
+    security: Option<Security>,
     target: usize,
     until: Instant,
     given_up: Arc<AtomicBool>,
@@ -211,12 +215,13 @@ impl Dialler {
         }
     }
 
-    fn attempt(&self) -> Result<TcpStream, HandshakeError> {
+    fn attempt(&self) -> Result<Stream, HandshakeError> {
         let mut last = None;
         for address in self.membership.addresses[self.target].to_socket_addrs()? {
             let remaining = self.until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
             match TcpStream::connect_timeout(&address, remaining) {
-                Ok(stream) => {
+                Ok(socket) => {
+                    let stream = Stream::dial(socket, self.security.as_ref(), self.until)?;
                     handshake::dial(&stream, &self.membership, self.target, self.until)?;
                     return Ok(stream);
                 }

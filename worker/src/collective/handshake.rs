@@ -10,22 +10,26 @@
 //!
 //! A proof is HMAC-SHA-256 under the secret of the generation over the prover's role and both hellos, so it holds for
 //! these two ranks, this generation and these nonces only; the acceptor proves nothing to a stranger. The secret
-//! keeps strangers out; what flows afterwards is neither encrypted nor signed (the network between the workers is
-//! trusted not to alter packets; accidental corruption is what the frames' checksums are for).
+//! keeps strangers out and generations apart. With certificates all of it travels inside TLS, which encrypts and signs
+//! what flows (`stream`); without, the network between the workers is trusted neither to listen nor to alter packets,
+//! and accidental corruption is what the frames' checksums are for.
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Instant;
 
+use medley_common::certificates::tls;
 use sha2::{Digest, Sha256};
 
 use super::formation::Membership;
 use super::hello::Hello;
+use super::stream::{Stream, Timed};
 
 const PROOF_BYTES: usize = 32;
 const ACCEPTED: u8 = 0;
+/// The first byte of an alert of TLS: no verdict of ours.
+const TLS_ALERT: u8 = 0x15;
 
 /// Why a worker does not let another one in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +87,12 @@ pub enum HandshakeError {
     /// The connection failed, closed or fell silent.
     #[error("{0}")]
     Io(Arc<io::Error>),
+    /// One of the two certificates is not to be trusted, or gives another role.
+    #[error("{0}")]
+    Certificate(String),
+    /// The connection could not be encrypted, or no longer.
+    #[error("{0}")]
+    Tls(String),
     /// The other end does not speak this protocol.
     #[error("what is at the other end is no worker's data port")]
     NotAWorker,
@@ -113,8 +123,8 @@ impl HandshakeError {
     /// before `generation`.
     pub(super) fn is_worth_another_try(&self, generation: u64) -> bool {
         match self {
-            Self::Io(_) | Self::NotAWorker => true,
-            Self::Refused { .. } => false,
+            Self::Io(_) | Self::Tls(_) | Self::NotAWorker => true,
+            Self::Refused { .. } | Self::Certificate(_) => false,
             Self::RefusedByPeer { refusal, generation: theirs } => match refusal {
                 Refusal::NotReady => true,
                 Refusal::Generation => *theirs < generation,
@@ -126,6 +136,10 @@ impl HandshakeError {
 
 impl From<io::Error> for HandshakeError {
     fn from(error: io::Error) -> Self {
+        if let Some(error) = tls::error_in(&error) {
+            let reason = tls::explain(error);
+            return if tls::is_refusal(error) { Self::Certificate(reason) } else { Self::Tls(reason) };
+        }
         Self::Io(Arc::new(match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
                 io::Error::new(io::ErrorKind::TimedOut, "it fell silent during the handshake")
@@ -140,12 +154,12 @@ impl From<io::Error> for HandshakeError {
 
 /// Dials as `membership`'s rank; the other end must be `target`.
 pub(super) fn dial(
-    stream: &TcpStream,
+    stream: &Stream,
     membership: &Membership,
     target: usize,
     until: Instant,
 ) -> Result<(), HandshakeError> {
-    let mut wire = Timed { stream, until };
+    let mut wire = stream.until(until);
     let mine = Hello::new(membership, target)?;
     wire.write_all(&mine.encode())?;
     read_verdict(&mut wire)?;
@@ -166,12 +180,12 @@ pub(super) fn dial(
 /// Accepts whoever belongs to `membership`, none when no group forms. `admit` is asked once the dialler has proven who
 /// it is, and takes its rank or refuses it as a duplicate. Returns the dialler's rank.
 pub(super) fn accept(
-    stream: &TcpStream,
+    stream: &Stream,
     membership: Option<&Membership>,
     until: Instant,
     admit: impl FnOnce(usize) -> bool,
 ) -> Result<usize, HandshakeError> {
-    let mut wire = Timed { stream, until };
+    let mut wire = stream.until(until);
     let theirs = match Hello::read(&mut wire) {
         Err(error @ HandshakeError::Refused { .. }) => return refuse(&mut wire, membership, error),
         other => other?,
@@ -224,10 +238,17 @@ fn read_verdict(wire: &mut Timed<'_>) -> Result<(), HandshakeError> {
     if verdict == ACCEPTED {
         return Ok(());
     }
+    if verdict == TLS_ALERT {
+        return Err(HandshakeError::Tls(ONLY_ONE_SIDE.into()));
+    }
     let refusal = Refusal::ALL.iter().find(|refusal| **refusal as u8 == verdict).ok_or(HandshakeError::NotAWorker)?;
     let generation = u64::from_le_bytes(read_array(wire)?);
     Err(HandshakeError::RefusedByPeer { refusal: *refusal, generation })
 }
+
+/// What is wrong where one of two workers has certificates.
+pub(super) const ONLY_ONE_SIDE: &str =
+    "it speaks TLS, and this worker has no certificates; give --certificates to all workers, or to none";
 
 #[derive(Clone, Copy)]
 enum Role {
@@ -268,39 +289,6 @@ pub(super) fn read_array<const N: usize>(wire: &mut impl Read) -> io::Result<[u8
     let mut bytes = [0; N];
     wire.read_exact(&mut bytes)?;
     Ok(bytes)
-}
-
-/// A socket whose reads and writes all end by one deadline, however slowly the other end drips.
-struct Timed<'a> {
-    stream: &'a TcpStream,
-    until: Instant,
-}
-
-impl Timed<'_> {
-    fn remaining(&self) -> io::Result<std::time::Duration> {
-        match self.until.saturating_duration_since(Instant::now()) {
-            std::time::Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
-            remaining => Ok(remaining),
-        }
-    }
-}
-
-impl Read for Timed<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stream.set_read_timeout(Some(self.remaining()?))?;
-        self.stream.read(buffer)
-    }
-}
-
-impl Write for Timed<'_> {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.stream.set_write_timeout(Some(self.remaining()?))?;
-        self.stream.write(buffer)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.stream.flush()
-    }
 }
 
 #[cfg(test)]

@@ -14,9 +14,11 @@
 use std::io::{self, Read};
 
 use super::formation::Membership;
-use super::handshake::{HandshakeError, Refusal, read_array};
+use super::handshake::{HandshakeError, ONLY_ONE_SIDE, Refusal, read_array};
 
 const MAGIC: [u8; 8] = *b"MEDLEYDP";
+/// How a connection begins that is to be encrypted.
+const TLS_HANDSHAKE: [u8; 2] = [0x16, 0x03];
 const VERSION: u16 = 1;
 const FIXED_BYTES: usize = 60;
 /// Longest job id on the wire, in bytes.
@@ -63,7 +65,11 @@ impl Hello {
 
     /// Reads a hello, giving up at the first bytes that no worker sends.
     pub(super) fn read(wire: &mut impl Read) -> Result<Self, HandshakeError> {
-        if read_array(wire)? != MAGIC {
+        let magic: [u8; 8] = read_array(wire)?;
+        if magic[..2] == TLS_HANDSHAKE {
+            return Err(HandshakeError::Tls(ONLY_ONE_SIDE.into()));
+        }
+        if magic != MAGIC {
             return Err(HandshakeError::NotAWorker);
         }
         let version = u16::from_le_bytes(read_array(wire)?);

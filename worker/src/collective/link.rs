@@ -8,13 +8,13 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::CollectiveError;
 use super::frame::{self, Expected, HEADER_BYTES, Header, Origin};
+use super::stream::Stream;
 use crate::faults;
 
 /// Where the training thread and the links' threads meet.
@@ -26,7 +26,7 @@ pub(super) struct Board {
     /// Wakes the links' threads: something to read or write was posted, or the group ends.
     work: Condvar,
     /// By rank; none for the own one.
-    sockets: Vec<Option<Arc<TcpStream>>>,
+    streams: Vec<Option<Arc<Stream>>>,
 }
 
 #[derive(Debug, Default)]
@@ -59,12 +59,12 @@ enum Ending {
 impl Board {
     /// Starts the threads of all links. `origins` says what every frame of a rank must carry.
     pub(super) fn start(
-        sockets: Vec<Option<Arc<TcpStream>>>,
+        streams: Vec<Option<Arc<Stream>>>,
         origins: &[Origin],
     ) -> Result<(Arc<Self>, Vec<JoinHandle<()>>), CollectiveError> {
-        let state = State { links: sockets.iter().map(|_| Link::default()).collect(), ..State::default() };
+        let state = State { links: streams.iter().map(|_| Link::default()).collect(), ..State::default() };
         let board =
-            Arc::new(Self { state: Mutex::new(state), progress: Condvar::new(), work: Condvar::new(), sockets });
+            Arc::new(Self { state: Mutex::new(state), progress: Condvar::new(), work: Condvar::new(), streams });
         let mut threads = Vec::new();
         let started = board.start_threads(origins, &mut threads);
         if let Err(error) = started {
@@ -75,18 +75,16 @@ impl Board {
     }
 
     fn start_threads(self: &Arc<Self>, origins: &[Origin], threads: &mut Vec<JoinHandle<()>>) -> io::Result<()> {
-        for (rank, socket) in self.sockets.iter().enumerate() {
-            let Some(socket) = socket else { continue };
-            socket.set_nodelay(true)?;
-            socket.set_read_timeout(None)?;
-            socket.set_write_timeout(None)?;
-            let (board, stream, origin) = (Arc::clone(self), Arc::clone(socket), origins[rank]);
+        for (rank, link) in self.streams.iter().enumerate() {
+            let Some(link) = link else { continue };
+            link.release()?;
+            let (board, stream, origin) = (Arc::clone(self), Arc::clone(link), origins[rank]);
             threads.push(
                 thread::Builder::new()
                     .name(format!("medley-read-{rank}"))
                     .spawn(move || board.read_link(rank, &stream, &origin))?,
             );
-            let (board, stream) = (Arc::clone(self), Arc::clone(socket));
+            let (board, stream) = (Arc::clone(self), Arc::clone(link));
             threads.push(
                 thread::Builder::new()
                     .name(format!("medley-write-{rank}"))
@@ -182,9 +180,9 @@ impl Board {
 
     fn end(&self, ending: Ending) {
         self.lock().ending.get_or_insert(ending);
-        for socket in self.sockets.iter().flatten() {
-            // Wakes the threads that sleep in a read or write; the socket may be closed already.
-            let _ = socket.shutdown(Shutdown::Both);
+        for stream in self.streams.iter().flatten() {
+            // Wakes the threads that sleep in a read or write.
+            stream.shutdown();
         }
         self.work.notify_all();
         self.progress.notify_all();
@@ -192,7 +190,7 @@ impl Board {
 
     // The links' threads.
 
-    fn read_link(&self, rank: usize, stream: &TcpStream, origin: &Origin) {
+    fn read_link(&self, rank: usize, stream: &Stream, origin: &Origin) {
         while let Some(frame) = self.read_frame(rank, stream, origin).transpose() {
             match frame {
                 Ok(payload) => {
@@ -211,7 +209,7 @@ impl Board {
     fn read_frame(
         &self,
         rank: usize,
-        mut stream: &TcpStream,
+        mut stream: &Stream,
         origin: &Origin,
     ) -> Result<Option<Vec<u8>>, CollectiveError> {
         let protocol = |what: String| CollectiveError::Protocol { rank, what };
@@ -264,7 +262,7 @@ impl Board {
         }
     }
 
-    fn write_link(&self, rank: usize, mut stream: &TcpStream) {
+    fn write_link(&self, rank: usize, mut stream: &Stream) {
         while let Some(frame) = self.next_outgoing(rank) {
             if let Err(error) = stream.write_all(&frame) {
                 return self.fail(rank, CollectiveError::lost(rank, error));

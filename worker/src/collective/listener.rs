@@ -11,11 +11,17 @@ use std::time::{Duration, Instant};
 use super::CollectiveError;
 use super::formation::{Event, Membership};
 use super::handshake::{self, HandshakeError, Refusal};
+use super::stream::{Security, Stream};
+use medley_common::certificates::Certificates;
 
 /// A connection that has not proven itself by then is closed.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// Handshakes in progress; one more drops the oldest, so that silent strangers cannot keep the workers out.
-const MAX_HANDSHAKES: usize = 64;
+const MAX_HANDSHAKES: usize = 128;
+/// Handshakes in progress from one address; one more drops the oldest of them, so that one machine cannot push the
+/// workers of others out. A machine may have many workers, which come at once, but are done within milliseconds and
+/// dial again.
+const MAX_HANDSHAKES_PER_SOURCE: usize = 64;
 
 /// A worker's data port. Bound once, before the worker tells the coordinator its address, and used for the groups of
 /// all generations, one at a time. While no group forms, and once a group stands, connections are refused and logged.
@@ -25,13 +31,23 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds the port; port 0 takes any free one.
+    /// Binds the port, in plain text; port 0 takes any free one.
     pub fn bind(address: impl ToSocketAddrs + std::fmt::Display) -> Result<Self, CollectiveError> {
+        Self::bind_with(address, None)
+    }
+
+    /// Binds the port. With certificates the connections of all groups are encrypted, those that come in and those that
+    /// go out, and are with holders of a worker's certificate of the same authority alone.
+    pub fn bind_with(
+        address: impl ToSocketAddrs + std::fmt::Display,
+        certificates: Option<&Certificates>,
+    ) -> Result<Self, CollectiveError> {
+        let security = certificates.map(Security::new).transpose()?;
         let listen =
             |source: io::Error| CollectiveError::Listen { address: address.to_string(), source: Arc::new(source) };
         let socket = TcpListener::bind(&address).map_err(listen)?;
         let address = socket.local_addr().map_err(CollectiveError::setup)?;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { security, state: Mutex::default() });
         let keeper = thread::Builder::new()
             .name("medley-accept".to_owned())
             .spawn({
@@ -75,6 +91,11 @@ impl Door {
         Ok(())
     }
 
+    /// How connections are encrypted; none: they are not.
+    pub(super) fn security(&self) -> Option<&Security> {
+        self.shared.security.as_ref()
+    }
+
     pub(super) fn close_group(&self) {
         self.shared.lock().group = None;
     }
@@ -85,8 +106,8 @@ impl Drop for Door {
         {
             let mut state = self.shared.lock();
             state.closed = true;
-            for (_, stream) in state.handshakes.drain(..) {
-                let _ = stream.shutdown(Shutdown::Both);
+            for visitor in state.handshakes.drain(..) {
+                visitor.turn_away();
             }
         }
         // The thread sleeps in accept: a connection wakes it, and it then sees that the door is closed.
@@ -112,8 +133,9 @@ struct Group {
     events: Sender<Event>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    security: Option<Security>,
     state: Mutex<State>,
 }
 
@@ -122,7 +144,38 @@ struct State {
     closed: bool,
     group: Option<Arc<Group>>,
     /// Connections that have not proven themselves yet, oldest first.
-    handshakes: VecDeque<(u64, Arc<TcpStream>)>,
+    handshakes: VecDeque<Visitor>,
+}
+
+#[derive(Debug)]
+struct Visitor {
+    number: u64,
+    source: IpAddr,
+    socket: Arc<TcpStream>,
+}
+
+impl Visitor {
+    /// Ends the connection, which wakes the thread of its handshake.
+    fn turn_away(&self) {
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
+
+impl State {
+    /// Notes a visitor, and ends the handshake of the oldest where there are too many.
+    fn admit(&mut self, visitor: Visitor) {
+        let of_source = self.handshakes.iter().filter(|other| other.source == visitor.source).count();
+        let oldest = if of_source >= MAX_HANDSHAKES_PER_SOURCE {
+            self.handshakes.iter().position(|other| other.source == visitor.source)
+        } else {
+            (self.handshakes.len() >= MAX_HANDSHAKES).then_some(0)
+        };
+        if let Some(oldest) = oldest.and_then(|oldest| self.handshakes.remove(oldest)) {
+            tracing::warn!(peer = %oldest.source, "too many unproven connections; dropped the oldest");
+            oldest.turn_away();
+        }
+        self.handshakes.push_back(visitor);
+    }
 }
 
 impl Shared {
@@ -152,13 +205,7 @@ fn keep(socket: &TcpListener, shared: &Arc<Shared>) {
             if state.closed {
                 return;
             }
-            if state.handshakes.len() >= MAX_HANDSHAKES
-                && let Some((_, oldest)) = state.handshakes.pop_front()
-            {
-                tracing::warn!(peer = ?oldest.peer_addr().ok(), "too many unproven connections; dropped the oldest");
-                let _ = oldest.shutdown(Shutdown::Both);
-            }
-            state.handshakes.push_back((number, Arc::clone(&stream)));
+            state.admit(Visitor { number, source: address.ip().to_canonical(), socket: Arc::clone(&stream) });
         }
         let spawned = thread::Builder::new().name("medley-handshake".to_owned()).spawn({
             let shared = Arc::clone(shared);
@@ -166,13 +213,16 @@ fn keep(socket: &TcpListener, shared: &Arc<Shared>) {
         });
         if let Err(error) = spawned {
             tracing::warn!(peer = %address, %error, "refused a connection: no thread for its handshake");
-            shared.lock().handshakes.retain(|(other, _)| *other != number);
+            shared.lock().handshakes.retain(|other| other.number != number);
         }
     }
 }
 
 /// Lets one connection prove itself, and hands it to the group or refuses it.
-fn receive_visitor(stream: &Arc<TcpStream>, address: SocketAddr, number: u64, shared: &Shared) {
+fn receive_visitor(socket: &Arc<TcpStream>, address: SocketAddr, number: u64, shared: &Shared) {
+    let until = Instant::now() + HANDSHAKE_DEADLINE;
+    let stream = Stream::accept(Arc::clone(socket), shared.security.as_ref(), until);
+    // Only now: a group may have opened while the visitor showed its certificate.
     let group = shared.lock().group.clone();
     let membership = group.as_ref().map(|group| &group.membership);
     let admit = |rank: usize| {
@@ -184,12 +234,15 @@ fn receive_visitor(stream: &Arc<TcpStream>, address: SocketAddr, number: u64, sh
         let mut taken = group.taken.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::ptr_eq(group, current) && !std::mem::replace(&mut taken[rank], true)
     };
-    let outcome = handshake::accept(stream, membership, Instant::now() + HANDSHAKE_DEADLINE, admit);
-    shared.lock().handshakes.retain(|(other, _)| *other != number);
+    let outcome = stream.and_then(|stream| {
+        let rank = handshake::accept(&stream, membership, until, admit)?;
+        Ok((rank, stream))
+    });
+    shared.lock().handshakes.retain(|other| other.number != number);
     match (outcome, &group) {
-        (Ok(rank), Some(group)) => {
+        (Ok((rank, stream)), Some(group)) => {
             // A formation that gave up meanwhile is not there to hear it; the connection then closes.
-            let _ = group.events.send(Event::Linked { rank, stream: Arc::clone(stream) });
+            let _ = group.events.send(Event::Linked { rank, stream: Arc::new(stream) });
         }
         (Err(error), _) => {
             if is_early(&error, membership) {
@@ -197,7 +250,7 @@ fn receive_visitor(stream: &Arc<TcpStream>, address: SocketAddr, number: u64, sh
             } else {
                 tracing::warn!(peer = %address, %error, "refused a connection on the data port");
             }
-            let _ = stream.shutdown(Shutdown::Both);
+            let _ = socket.shutdown(Shutdown::Both);
         }
         (Ok(_), None) => {}
     }

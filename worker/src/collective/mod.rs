@@ -5,6 +5,7 @@
 //! - [`local`](LocalCollective): the group of one, which sends nothing;
 //! - `tcp`: [`TcpCollective`], the operations over links between worker processes;
 //! - `link`: a link's reader and writer thread, and the board on which they meet the training thread;
+//! - `stream`: the connection below a link, plain or encrypted;
 //! - `frame`: what a message looks like on the wire, and how floats become bytes;
 //! - `formation`: who dials whom until the group stands ([`Membership`], [`Options`]);
 //! - `listener`: the open port, and the refusal of whoever does not belong ([`Listener`]);
@@ -28,6 +29,7 @@ mod hello;
 mod link;
 mod listener;
 mod local;
+mod stream;
 mod tcp;
 
 use std::time::Duration;

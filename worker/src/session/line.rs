@@ -2,6 +2,7 @@
 
 use super::{Ended, Order, SessionError, Settings, Shared};
 use crate::random::unit;
+use medley_common::certificates::channel::Way;
 use medley_common::proto::coordinator_client::CoordinatorClient;
 use medley_common::proto::worker_message::Body as Report;
 use medley_common::proto::{CoordinatorMessage, Heartbeat, JoinRequest, WorkerMessage};
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 /// Bound on connecting, on joining, and on opening the stream, each.
@@ -36,7 +37,7 @@ const UNDER_WAY: usize = 64;
 
 /// The line of one worker.
 pub struct Line {
-    endpoints: Vec<Endpoint>,
+    ways: Vec<Way>,
     patience: Duration,
     probes: bool,
     request: JoinRequest,
@@ -80,13 +81,12 @@ impl Line {
         shared: Arc<Shared>,
         orders: Sender<Order>,
     ) -> Result<Self, SessionError> {
-        let endpoint = |address: &String| {
-            Endpoint::from_shared(address.clone())
-                .map(|endpoint| endpoint.tcp_nodelay(true).connect_timeout(ATTEMPT_DEADLINE))
-                .map_err(|source| SessionError::Address { address: address.clone(), source })
+        let way = |address: &String| {
+            let way = Way::new(address, settings.certificates.as_ref())?;
+            Ok::<_, SessionError>(way.with(|endpoint| endpoint.connect_timeout(ATTEMPT_DEADLINE)))
         };
-        let endpoints = settings.addresses.iter().map(endpoint).collect::<Result<_, _>>()?;
-        Ok(Self { endpoints, patience: settings.patience, probes: settings.probes, request, shared, orders })
+        let ways = settings.addresses.iter().map(way).collect::<Result<_, _>>()?;
+        Ok(Self { ways, patience: settings.patience, probes: settings.probes, request, shared, orders })
     }
 
     /// Connects, talks, and does so again for as long as it makes sense. `joined` is told of the first success, and
@@ -100,8 +100,8 @@ impl Line {
         );
         let ended = 'line: loop {
             let mut last = "there is no address to try".to_owned();
-            for endpoint in &self.endpoints {
-                let broken = match self.open(endpoint).await {
+            for way in &self.ways {
+                let broken = match self.open(way).await {
                     Ok(connection) => {
                         if let Some(joined) = joined.take() {
                             let _ = joined.send(());
@@ -117,7 +117,7 @@ impl Line {
                     Err(broken) => broken,
                 };
                 match broken {
-                    Broken::ForNow(reason) => last = format!("{}: {reason}", endpoint.uri()),
+                    Broken::ForNow(reason) => last = format!("{}: {reason}", way.address()),
                     Broken::ForGood(reason) => break 'line Ended::Refused(reason),
                     Broken::Unwanted => break 'line Ended::Released,
                 }
@@ -137,7 +137,7 @@ impl Line {
         // `orders` and `joined` drop here: whoever waits for them learns that nothing more will come.
     }
 
-    async fn open(&self, endpoint: &Endpoint) -> Result<Connection, Broken> {
+    async fn open(&self, way: &Way) -> Result<Connection, Broken> {
         let shared = &self.shared;
         let request = JoinRequest {
             generation: shared.generation.load(Ordering::SeqCst),
@@ -145,24 +145,29 @@ impl Line {
             step: shared.step.load(Ordering::SeqCst),
             ..self.request.clone()
         };
-        let joining = async { Ok::<_, Broken>(client(endpoint).await?.join(request).await?.into_inner()) };
+        let joining = async {
+            Ok::<_, Broken>(client(way).await?.join(request).await.map_err(|status| refused(way, status))?.into_inner())
+        };
         let reply = in_time(joining).await?;
         shared.outbox.acknowledge(reply.received);
         // A connection of its own: only now is it known how long one may be silent.
         let death = Duration::from_millis(reply.death_ms.max(1));
-        let endpoint = if self.probes {
+        let way = if self.probes {
             let tcp = death.clamp(*TCP_KEEPALIVE.start(), *TCP_KEEPALIVE.end());
-            let endpoint = endpoint.clone().tcp_keepalive(Some(tcp)).http2_keep_alive_interval(death);
-            endpoint.keep_alive_timeout(PATIENCE * death)
+            way.clone().with(|endpoint| {
+                let endpoint = endpoint.tcp_keepalive(Some(tcp)).http2_keep_alive_interval(death);
+                endpoint.keep_alive_timeout(PATIENCE * death)
+            })
         } else {
-            endpoint.clone()
+            way.clone()
         };
         let (sender, outgoing) = mpsc::channel(UNDER_WAY);
         // The first message opens the session on the coordinator's side: it must be on its way before the call is made.
         let first = self.heartbeat(&reply.worker);
         sender.send(first).await.map_err(|_| Broken::ForNow("the session's queue closed".into()))?;
         let opening = async {
-            let stream = client(&endpoint).await?.session(ReceiverStream::new(outgoing)).await?;
+            let stream = client(&way).await?.session(ReceiverStream::new(outgoing)).await;
+            let stream = stream.map_err(|status| refused(&way, status))?;
             Ok::<_, Broken>(stream.into_inner())
         };
         let incoming = in_time(opening).await?;
@@ -242,18 +247,22 @@ struct Connection {
     incoming: Streaming<CoordinatorMessage>,
 }
 
-async fn client(endpoint: &Endpoint) -> Result<CoordinatorClient<Channel>, Broken> {
-    let channel = endpoint.connect().await.map_err(|error| Broken::ForNow(whole(&error)))?;
+async fn client(way: &Way) -> Result<CoordinatorClient<Channel>, Broken> {
+    let channel = way.connect().await.map_err(|error| Broken::ForNow(error.to_string()))?;
     Ok(CoordinatorClient::new(channel))
+}
+
+/// A refusal, in words that name what is wrong with a certificate where that is the cause.
+fn refused(way: &Way, status: Status) -> Broken {
+    let reason = way.explain(&status);
+    match Broken::from(status) {
+        Broken::ForNow(_) => Broken::ForNow(reason),
+        Broken::ForGood(_) => Broken::ForGood(reason),
+        Broken::Unwanted => Broken::Unwanted,
+    }
 }
 
 async fn in_time<T>(attempt: impl Future<Output = Result<T, Broken>>) -> Result<T, Broken> {
     let late = || Broken::ForNow(format!("no answer within {ATTEMPT_DEADLINE:?}"));
     tokio::time::timeout(ATTEMPT_DEADLINE, attempt).await.map_err(|_| late())?
-}
-
-/// An error with its causes, which tonic keeps to itself.
-fn whole(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

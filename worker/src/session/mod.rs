@@ -1,6 +1,6 @@
 //! The line to the coordinator: join, hear orders, report, and come back when it breaks.
 //!
-//! gRPC runs on a small runtime of its own ([`line`]); training stays on the thread that called. When the coordinator is
+//! gRPC runs on a small runtime of its own ([`mod@line`]); training stays on the thread that called. When the coordinator is
 //! gone training goes on, reports wait ([`outbox`]), and the line tries all addresses in turn until one leads; only when
 //! none does for as long as [`Settings::patience`], or when a coordinator says that this worker was replaced, the session
 //! ends, and with it the group, so that no wait outlives it. An order to abandon a generation reaches its group at once,
@@ -12,6 +12,8 @@ mod outbox;
 pub mod watch;
 
 use crate::collective::AbortHandle;
+use medley_common::certificates::Certificates;
+use medley_common::certificates::channel::ChannelError;
 use medley_common::proto::coordinator_message::Body;
 use medley_common::proto::worker_message::Body as Report;
 use medley_common::proto::{Assignment, CoordinatorMessage, JoinRequest, Pause};
@@ -25,14 +27,9 @@ use std::time::Duration;
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// The address is none.
-    #[error("cannot reach the coordinator at {address}: {source}")]
-    Address {
-        /// Where.
-        address: String,
-        /// Why.
-        source: tonic::transport::Error,
-    },
+    /// The address is none, or nobody answers there who can be trusted.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
     /// The coordinator does not want this worker.
     #[error("the coordinator refused this worker: {0}")]
     Refused(String),
@@ -56,7 +53,7 @@ pub enum SessionError {
 }
 
 /// Where the coordinator is, and how hard to look for it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     /// URLs of all coordinators, of which one leads.
     pub addresses: Vec<String>,
@@ -65,6 +62,8 @@ pub struct Settings {
     /// Whether a silent coordinator is asked if it is still there. A launched worker need not: it ends with its launcher,
     /// and goes on with one that was only paused.
     pub probes: bool,
+    /// With them the way to the coordinator is encrypted, and both ends prove who they are.
+    pub certificates: Option<Certificates>,
 }
 
 /// What the coordinator wants of a worker that waits.
@@ -140,7 +139,7 @@ impl Session {
     ///
     /// # Errors
     /// When no coordinator can be reached, or one refuses for good.
-    pub fn join(settings: Settings, request: JoinRequest) -> Result<Self, SessionError> {
+    pub fn join(settings: &Settings, request: JoinRequest) -> Result<Self, SessionError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("medley-session")
@@ -149,7 +148,7 @@ impl Session {
             .map_err(SessionError::Runtime)?;
         let shared = Arc::new(Shared::default());
         let (sender, orders) = channel();
-        let line = line::Line::new(&settings, request, Arc::clone(&shared), sender)?;
+        let line = line::Line::new(settings, request, Arc::clone(&shared), sender)?;
         let (joined, first) = tokio::sync::oneshot::channel();
         runtime.spawn(line.keep(joined));
         let session = Self { shared, orders, runtime };
@@ -172,7 +171,7 @@ impl Session {
 
     /// Takes part in a generation from now on: reports carry it, and its group is abandoned when the coordinator says so or
     /// is lost, at once if that has happened already. An earlier request to pause is forgotten.
-    pub fn enter(&self, generation: u64, rank: u32, abort: AbortHandle) {
+    pub fn enter(&self, generation: u64, rank: u32, abort: &AbortHandle) {
         let mut group = self.shared.group();
         self.shared.generation.store(generation, Ordering::SeqCst);
         self.shared.rank.store(rank, Ordering::SeqCst);
@@ -347,7 +346,7 @@ mod tests {
 
         fn enter(&self, generation: u64) -> AbortHandle {
             let abort = AbortHandle::new();
-            self.session.enter(generation, 0, abort.clone());
+            self.session.enter(generation, 0, &abort);
             abort
         }
     }

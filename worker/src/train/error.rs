@@ -4,6 +4,8 @@ use crate::checkpoint::CheckpointError;
 use crate::collective::CollectiveError;
 use crate::data::{DataError, PrefetchError};
 use crate::session::SessionError;
+use medley_common::certificates::CertificatesError;
+use medley_common::certificates::channel::ChannelError;
 use std::path::PathBuf;
 
 /// What ended a training.
@@ -27,6 +29,9 @@ pub enum TrainError {
     /// The coordinator.
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// The certificates.
+    #[error("--certificates: {0}")]
+    Certificates(#[from] CertificatesError),
     /// Candidates or ranks.
     #[error(transparent)]
     Evaluation(#[from] crate::eval::EvalError),
@@ -82,6 +87,8 @@ impl TrainError {
             Self::Config(_)
                 | Self::Data(_)
                 | Self::Checkpoint(_)
+                | Self::Certificates(_)
+                | Self::Session(SessionError::Channel(ChannelError::Address { .. }))
                 | Self::Input(_)
                 | Self::Evaluation(EvalError::NoNegatives { .. })
         )

@@ -21,10 +21,10 @@ use super::agreement::{Agreement, LOSSES, Share, Wishes, agree};
 use super::optimizer::{Moments, clip_factor, squared_norm};
 use super::schedule::Plan;
 use crate::data::Batch;
-use crate::exchange::{Exchange, Rows, floats};
+use crate::exchange::{Exchange, Placement, Rows, floats};
 use crate::faults;
-use crate::model::{Network, Parameters};
-use medley_common::config::OptimizerConfig;
+use crate::model::{Encoder, Network, Parameters};
+use medley_common::config::{OptimizerConfig, RunConfig};
 use medley_common::events::Losses;
 use medley_common::faults::Moment;
 use std::time::{Duration, Instant};
@@ -113,11 +113,18 @@ impl Split {
 }
 
 impl Learner {
-    /// Fresh moments for a network, and no copies.
-    pub fn new(network: Network, config: &OptimizerConfig) -> Self {
-        let shared_moments = Moments::new(&network.shared.parameters, config);
-        let peer_moments = network.encoders.iter().map(|e| Moments::new(&e.parameters, config)).collect();
-        Self::with_moments(network, shared_moments, peer_moments, Vec::new(), 0)
+    /// A rank's learner at the beginning of a training.
+    pub fn draw(config: &RunConfig, items: usize, placement: &Placement, device: Device) -> Self {
+        let network = Network::draw(config, items, placement.own(), device);
+        let moments = |parameters: &Parameters| Moments::new(parameters, &config.optimizer);
+        let shared_moments = moments(&network.shared.parameters);
+        let peer_moments = network.encoders.iter().map(|encoder| moments(&encoder.parameters)).collect();
+        let copies = placement.wards(placement.rank()).flat_map(|ward| placement.peers_of(ward)).map(|peer| {
+            let parameters = Encoder::draw(&config.network, config.seed, *peer, device).parameters;
+            Copied { peer: *peer, moments: moments(&parameters), parameters }
+        });
+        let copies = copies.collect();
+        Self::with_moments(network, shared_moments, peer_moments, copies, 0)
     }
 
     /// A learner of states that are there already.

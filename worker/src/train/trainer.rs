@@ -10,6 +10,7 @@ use super::error::TrainError;
 use super::evaluation::Examiner;
 use super::holdings::{Held, Snapshot};
 use super::material::Material;
+use super::saving::Saving;
 use super::schedule::Plan;
 use super::step::{Learner, StepOutcome};
 use crate::collective::{AbortHandle, Traffic};
@@ -35,6 +36,8 @@ pub trait Reporter {
     fn evaluation(&mut self, evaluation: proto::Evaluation);
     /// This worker's files of a checkpoint are written and synced.
     fn shards(&mut self, shards: proto::ShardsWritten);
+    /// This worker's files of a checkpoint could not be written.
+    fn shards_failed(&mut self, failed: proto::ShardsFailed);
     /// Whether this worker was asked to stop.
     fn stop_requested(&self) -> bool;
     /// Whether this worker was asked to leave its generation after the next step.
@@ -81,8 +84,7 @@ pub struct Trainer<'a> {
     pub(super) step: u64,
     /// The step at which the generation began.
     pub(super) entered: Option<u64>,
-    /// The step of the last checkpoint.
-    pub(super) saved: Option<u64>,
+    pub(super) saving: Saving,
     pub(super) evaluation_time: Duration,
     /// Parameters at the best validation, where training may stop early.
     pub(super) best: Option<Snapshot>,
@@ -111,7 +113,7 @@ impl<'a> Trainer<'a> {
             state: TrainingState { items: dataset.items as u64, ..TrainingState::default() },
             step: 0,
             entered: None,
-            saved: None,
+            saving: Saving::default(),
             evaluation_time: Duration::ZERO,
             best: None,
             evaluated: BTreeSet::new(),
@@ -126,7 +128,7 @@ impl<'a> Trainer<'a> {
         reporter.ready(self.describe());
         let halt = self.train(exchange, reporter)?;
         if halt != (Halt::Paused { reason: PAUSED, with_checkpoint: false }) {
-            self.save(reporter)?;
+            self.save_last(reporter)?;
         }
         let reason = match halt {
             Halt::Paused { reason, .. } => return Ok(Ending::Paused(reason)),
@@ -251,6 +253,7 @@ impl<'a> Trainer<'a> {
             }
             if let Some(batches) = &mut batches {
                 wishes = self.one_step(exchange, batches, reporter)?;
+                self.report_written(reporter);
             }
         }
     }

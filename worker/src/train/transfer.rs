@@ -78,6 +78,8 @@ mod tests {
     use super::*;
     use crate::collective::{AbortHandle, Listener, Membership, Options, TcpCollective};
 
+    type Delivered = Vec<(usize, Vec<f32>)>;
+
     #[test]
     fn parcels_arrive_whole_and_in_order_however_short_messages_are() {
         // (from, to, length), with several for one pair and none for another.
@@ -90,7 +92,7 @@ mod tests {
         let content = |what: usize| -> Vec<f32> { (0..list[what].2).map(|i| (10 * what + i) as f32).collect() };
         let listeners: Vec<Listener> = (0..3).map(|_| Listener::bind("127.0.0.1:0").unwrap()).collect();
         let addresses: Vec<String> = listeners.iter().map(|l| l.local_addr().to_string()).collect();
-        let got: Vec<Vec<Vec<(usize, Vec<f32>)>>> = std::thread::scope(|scope| {
+        let got: Vec<Vec<Delivered>> = std::thread::scope(|scope| {
             let ranks: Vec<_> = (0..3)
                 .map(|rank| {
                     let (addresses, listeners, parcels) = (&addresses, &listeners, &parcels);

@@ -33,6 +33,7 @@ impl Trainer<'_> {
         let best = self.agree_on_best(exchange, mine)?;
         self.evaluation_time += start.elapsed();
         self.state.validated_step = Some(self.step);
+        (self.state.metric, self.state.metric_step) = (Some(best), self.step);
         if !self.plan.chooses_after(self.step) {
             return Ok(());
         }

@@ -1,12 +1,17 @@
-//! Groups of threads over loopback, for the tests of the TCP collective.
+//! Groups of threads over loopback, for the tests of the TCP collective: in plain text, or encrypted in test binaries
+//! whose name says so, which include the tests of others.
 
 // Each test binary uses its own part of this.
 #![allow(dead_code)]
 
-use std::sync::{Condvar, Mutex};
+#[path = "../authority/mod.rs"]
+pub mod authority;
+
+use std::sync::{Condvar, LazyLock, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use medley_common::certificates::{Certificates, Role};
 use medley_worker::collective::{
     AbortHandle, Collective, CollectiveError, Listener, Membership, Options, TcpCollective,
 };
@@ -40,8 +45,21 @@ impl Gate {
     }
 }
 
+/// A worker's certificates, where this test binary's groups have some.
+fn certificates() -> Option<&'static Certificates> {
+    static OWN: LazyLock<Option<Certificates>> = LazyLock::new(|| {
+        let is_encrypted = env!("CARGO_CRATE_NAME").ends_with("_encrypted");
+        is_encrypted.then(|| authority::load(&authority::authority(), Role::Worker))
+    });
+    OWN.as_ref()
+}
+
+pub fn bind() -> Listener {
+    Listener::bind_with("127.0.0.1:0", certificates()).unwrap()
+}
+
 pub fn listeners(world_size: usize) -> (Vec<Listener>, Vec<String>) {
-    let listeners: Vec<Listener> = (0..world_size).map(|_| Listener::bind("127.0.0.1:0").unwrap()).collect();
+    let listeners: Vec<Listener> = (0..world_size).map(|_| bind()).collect();
     let addresses = listeners.iter().map(|listener| listener.local_addr().to_string()).collect();
     (listeners, addresses)
 }

@@ -26,7 +26,10 @@ pub struct Recorder {
     pub steps: Vec<proto::StepRecord>,
     pub evaluations: Vec<proto::Evaluation>,
     pub shards: Vec<proto::ShardsWritten>,
+    pub failed_shards: Vec<proto::ShardsFailed>,
     pub stop_after: Option<u64>,
+    /// Asks for a pause with this step.
+    pub pause_after: Option<u64>,
     pub completed: Option<proto::Completed>,
 }
 
@@ -41,8 +44,15 @@ impl Reporter for Recorder {
     fn shards(&mut self, shards: proto::ShardsWritten) {
         self.shards.push(shards);
     }
+    fn shards_failed(&mut self, failed: proto::ShardsFailed) {
+        self.failed_shards.push(failed);
+    }
     fn stop_requested(&self) -> bool {
         self.stop_after.is_some_and(|step| self.steps.len() as u64 + 1 >= step)
+    }
+    fn pause_requested(&self) -> Option<proto::Pause> {
+        let next = self.steps.last().map_or(0, |record| record.step) + 1;
+        self.pause_after.is_some_and(|step| next >= step).then_some(proto::Pause { checkpoint: false })
     }
 }
 

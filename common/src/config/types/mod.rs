@@ -2,18 +2,20 @@
 //! (`hukx-issac/HAIL`), unless the comment says otherwise.
 //!
 //! [`data`]: what is learned from; [`network`]: the peers; [`method`]: how they learn; [`run`]: how long, where, and what
-//! is written; [`store`]: where the coordinator keeps its state.
+//! is written; [`store`]: where the coordinator keeps its state; [`security`]: who may take part.
 
 mod data;
 mod method;
 mod network;
 mod run;
+mod security;
 mod store;
 
 pub use data::*;
 pub use method::*;
 pub use network::*;
 pub use run::*;
+pub use security::*;
 pub use store::*;
 
 use crate::method::Protocol;
@@ -54,6 +56,8 @@ pub struct RunConfig {
     pub recovery: RecoveryConfig,
     /// Where the coordinator keeps what must survive it.
     pub store: StoreConfig,
+    /// Certificates of the cluster.
+    pub security: SecurityConfig,
 }
 
 impl RunConfig {
@@ -85,6 +89,7 @@ impl Default for RunConfig {
             launch: LaunchConfig::default(),
             recovery: RecoveryConfig::default(),
             store: StoreConfig::default(),
+            security: SecurityConfig::default(),
         }
     }
 }

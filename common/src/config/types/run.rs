@@ -156,6 +156,10 @@ pub struct OutputConfig {
     pub directory: Option<PathBuf>,
     /// Steps between the lines of `events.jsonl` that report losses.
     pub log_every: u64,
+    /// Where checkpoints are kept: a directory, or `s3://BUCKET/PREFIX` in an S3-compatible store (AWS_ENDPOINT_URL,
+    /// AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, and AWS_ALLOW_HTTP=true for a server without TLS, say which and as whom).
+    /// Empty: `checkpoints/` in the run directory. One place keeps those of one run.
+    pub checkpoints: String,
     /// Committed checkpoints kept beside the best one; 0: all.
     pub keep_checkpoints: usize,
     /// Write TensorBoard event files.
@@ -166,7 +170,14 @@ pub struct OutputConfig {
 
 impl Default for OutputConfig {
     fn default() -> Self {
-        Self { directory: None, log_every: 10, keep_checkpoints: 3, tensorboard: true, plots: true }
+        Self {
+            directory: None,
+            log_every: 10,
+            checkpoints: String::new(),
+            keep_checkpoints: 3,
+            tensorboard: true,
+            plots: true,
+        }
     }
 }
 

@@ -47,7 +47,11 @@ pub fn run(arguments: &GrowthArguments) -> Result<(), BenchError> {
     }
     std::fs::create_dir_all(&arguments.output).map_err(|source| unwritten(&arguments.output, source))?;
     let points = measure(&settings)?;
-    let exchange = measure_exchange(&ExchangeSettings { workers: 2, sizes: vec![1_000, 1_000_000, 10_000_000] })?;
+    let exchange = measure_exchange(&ExchangeSettings {
+        workers: 2,
+        sizes: vec![1_000, 1_000_000, 10_000_000],
+        certificates: None,
+    })?;
     let constants = fit::constants(&points, &exchange, cores());
     let page = report::markdown(&points, &constants, &exchange, cores(), &about());
     write(&arguments.output, &points, &constants, &page)?;

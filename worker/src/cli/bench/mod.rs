@@ -118,7 +118,8 @@ pub struct LossArguments {
 
 Examples:
   medley-worker bench exchange --workers 2
-  medley-worker bench exchange --workers 4 --sizes 64KB,4MB --json")]
+  medley-worker bench exchange --workers 4 --sizes 64KB,4MB --json
+  medley-worker bench exchange --certificates certificates  encrypted, as with security.certificates")]
 pub struct ExchangeArguments {
     /// W, worker processes
     #[arg(long, value_name = "W", default_value_t = 2)]
@@ -126,6 +127,9 @@ pub struct ExchangeArguments {
     /// Sizes of a call: a list, or a range in powers of ten
     #[arg(long, value_name = "SIZES", default_value = "1KB..100MB")]
     sizes: String,
+    /// Encrypt, with worker.pem, worker.key and authority.pem from this directory
+    #[arg(long, value_name = "DIR", env = medley_common::environment::CERTIFICATES)]
+    certificates: Option<PathBuf>,
     /// One JSON object on standard output
     #[arg(long)]
     json: bool,
@@ -153,7 +157,7 @@ fn loss(arguments: &LossArguments) -> Result<(), BenchError> {
 
 fn exchange(arguments: &ExchangeArguments) -> Result<(), BenchError> {
     let sizes = parse_sizes(&arguments.sizes).map_err(|reason| BenchError::Input(format!("--sizes: {reason}")))?;
-    let settings = ExchangeSettings { workers: arguments.workers, sizes };
+    let settings = ExchangeSettings { workers: arguments.workers, sizes, certificates: arguments.certificates.clone() };
     settings.check()?;
     print(arguments.json, &measure_exchange(&settings)?, ExchangeResult::table)
 }
