@@ -28,3 +28,6 @@ pub const REQUIRE_ETCD: &str = "MEDLEY_REQUIRE_ETCD";
 /// AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION and, for a server without TLS,
 /// AWS_ALLOW_HTTP=true. The crate `object_store` reads them.
 pub const BUCKET_PREFIX: &str = "AWS_";
+
+/// Faults that a worker does to itself, for the tests of recovery: a JSON list of [`crate::faults::Fault`].
+pub const FAULTS: &str = "MEDLEY_FAULTS";

@@ -9,12 +9,14 @@
 //! 6. [`exit`]: what the exit codes mean.
 //! 7. [`environment`]: every environment variable that Medley reads.
 //! 8. [`certificates`]: who is who in a cluster, and TLS that checks it.
+//! 9. [`faults`]: what can be done to a job on purpose.
 
 pub mod certificates;
 pub mod config;
 pub mod environment;
 pub mod events;
 pub mod exit;
+pub mod faults;
 pub mod hash;
 mod json;
 pub mod manifest;

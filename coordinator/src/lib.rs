@@ -6,6 +6,7 @@
 //! authority, [`cli`] is what people type.
 
 pub mod certificates;
+pub mod chaos;
 pub mod checkpoint;
 pub mod cli;
 pub mod cluster;

@@ -16,6 +16,7 @@ pub mod data;
 pub mod device;
 pub mod eval;
 pub mod exchange;
+pub mod faults;
 pub mod loss;
 pub mod matrix;
 pub mod model;

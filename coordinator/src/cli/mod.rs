@@ -1,13 +1,14 @@
 //! The `medley` command.
 //!
-//! [`run`] trains a cohort and [`scale`] changes it meanwhile; [`coordinate`] is for clusters; [`config`] checks and shows
-//! configurations; [`certs`] makes and shows certificates; [`checkpoint`] lists, verifies and exports
-//! checkpoints; [`report`] compares runs; [`pass_on`] hands
+//! [`run`] trains a cohort and [`scale`] changes it meanwhile; [`chaos`] disturbs one on purpose; [`coordinate`] is for
+//! clusters; [`config`] checks and shows configurations; [`certs`] makes and shows certificates; [`checkpoint`] lists,
+//! verifies and exports checkpoints; [`report`] compares runs; [`pass_on`] hands
 //! `data` and `evaluate` to `medley-worker`, which has the networks and the data readers; [`logging`] says where
 //! logs go. Results go to standard output, all else to standard error; an error is one line and an exit code of
 //! [`medley_common::exit`].
 
 mod certs;
+mod chaos;
 mod checkpoint;
 mod config;
 mod coordinate;
@@ -51,6 +52,7 @@ Exit codes: 0 all went well; 1 the job failed; 2 the input is at fault and nothi
 enum Command {
     Run(Box<run::RunArgs>),
     Scale(scale::ScaleArgs),
+    Chaos(chaos::ChaosArgs),
     Coordinate(Box<coordinate::CoordinateArgs>),
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -101,6 +103,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let result = match cli.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Scale(arguments) => scale::run(&arguments),
+        Command::Chaos(arguments) => chaos::run(&arguments),
         Command::Coordinate(arguments) => coordinate::run(&arguments),
         Command::Config(command) => config::run(command),
         Command::Data(arguments) => pass_on::run("data", &arguments),

@@ -3,6 +3,7 @@
 use super::cohort::{CohortPlan, NewPeer};
 use super::losses::{Evidence, Loss};
 use super::messages::{Action, Event, Kept, KeptReady, Outcome, SessionNumber, Settings, Slot, Suspended};
+use super::origins::Start;
 use super::recoveries::Recoveries;
 use super::reform::Reform;
 use super::seats::Seat;
@@ -11,6 +12,7 @@ use super::steps::StepMerger;
 use medley_common::events::{Event as JobEvent, StepEvent};
 use medley_common::{exit, proto};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A terminal or `timeout` may signal the process and its group: within this, signals are one request to stop.
@@ -66,6 +68,8 @@ pub struct Cluster {
     pub(super) workers: BTreeMap<Slot, Worker>,
     /// Of the generation that was formed last, by rank.
     pub(super) seats: Vec<Seat>,
+    /// Where it began.
+    pub(super) began: Option<Arc<Start>>,
     /// Its number; before the first, that which the first will have, less one.
     pub(super) generation: u64,
     pub(super) evidence: Evidence,
@@ -170,6 +174,7 @@ impl Cluster {
             state: State::Joining { until: settings.join },
             workers: BTreeMap::new(),
             seats: Vec::new(),
+            began: None,
             generation: settings.generation.saturating_sub(1),
             evidence: Evidence::default(),
             doubt_since: None,

@@ -9,6 +9,7 @@ use medley_common::proto;
 use medley_common::summary::Evaluation;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A place that the launcher fills with a worker process; stable over restarts of the process.
@@ -326,9 +327,9 @@ pub struct Assignment {
     /// The worker's rank in it.
     pub rank: u32,
     /// All workers of the generation, by rank.
-    pub members: Vec<Member>,
+    pub members: Arc<[Member]>,
     /// Where the training goes on.
-    pub start: Start,
+    pub start: Arc<Start>,
     /// The step of the last committed checkpoint; 0 for none.
     pub checkpoint_step: u64,
 }

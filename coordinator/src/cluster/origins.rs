@@ -3,7 +3,7 @@
 use super::cohort::NewPeer;
 use super::messages::{Slot, Suspended};
 use medley_common::manifest::TrainingState;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where a state comes from. Ranks are those of the generation that begins.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,6 +106,9 @@ pub struct Sources<'a> {
     pub parked: &'a BTreeMap<u32, String>,
     /// What others start from.
     pub new_peers: NewPeer,
+    /// Where the last generation's peers came from, if it ended at the step at which it began: one that nobody has taken
+    /// over yet can come from there again.
+    pub began: Option<&'a BTreeMap<u32, Origin>>,
 }
 
 impl Sources<'_> {
@@ -116,15 +119,41 @@ impl Sources<'_> {
         Some(Start { step: self.standing.step, shared, peers, state: self.standing.state.clone() })
     }
 
-    /// Whether a member holds the present state of a peer.
-    pub fn holds(&self, peer: u32) -> bool {
-        self.held(&self.standing.peers, peer).is_some()
+    /// Whether the present state of a peer is to be had.
+    pub fn has(&self, peer: u32) -> bool {
+        self.held(&self.standing.peers, peer).is_some() || self.again(peer).is_some()
+    }
+
+    /// Who must be members for that, where the state of all these peers is to be had.
+    pub fn holders(&self, peers: impl Iterator<Item = u32>) -> BTreeSet<Slot> {
+        let first = |holders: &Vec<Slot>| holders.first().copied();
+        let mut holders: BTreeSet<Slot> =
+            peers.filter_map(|peer| self.standing.peers.get(&peer).and_then(first)).collect();
+        if holders.is_empty() {
+            holders.extend(first(&self.standing.shared));
+        }
+        holders
+    }
+
+    /// The origin that a peer had in the last generation, where that is still there.
+    fn again(&self, peer: u32) -> Option<Origin> {
+        match self.began?.get(&peer)? {
+            Origin::Rank(_) => None,
+            Origin::CopyOf { peer, noise, .. } => {
+                let rank = self.held(&self.standing.peers, *peer)?;
+                Some(Origin::CopyOf { peer: *peer, rank, noise: *noise })
+            }
+            origin => Some(origin.clone()),
+        }
     }
 
     fn of(&self, peer: u32) -> Origin {
         let held = self.held(&self.standing.peers, peer).or_else(|| self.held(&self.standing.parked, peer));
         if let Some(rank) = held {
             return Origin::Rank(rank);
+        }
+        if let Some(origin) = self.again(peer) {
+            return origin;
         }
         if let Some(directory) = self.parked.get(&peer) {
             return Origin::Checkpoint(directory.clone());
@@ -189,7 +218,7 @@ mod tests {
         let parked = BTreeMap::from([(3, "checkpoints/step-6".to_owned())]);
         let rank_of = |slot| (slot == 4).then_some(1);
         let new_peers = NewPeer::CopyOf { peer: 0, noise: 0.5 };
-        let sources = Sources { standing: &standing, rank_of: &rank_of, parked: &parked, new_peers };
+        let sources = Sources { standing: &standing, rank_of: &rank_of, parked: &parked, new_peers, began: None };
         let start = sources.start(0..5).unwrap();
         let expected = [
             Origin::Rank(1),
@@ -199,6 +228,27 @@ mod tests {
             Origin::CopyOf { peer: 0, rank: 1, noise: 0.5 },
         ];
         assert_eq!(start.peers.into_values().collect::<Vec<_>>(), expected);
-        assert!(sources.holds(1) && !sources.holds(2));
+        assert!(sources.has(1) && !sources.has(2));
+    }
+
+    #[test]
+    fn a_peer_that_nobody_took_over_comes_from_where_it_was_to_come_from() {
+        let survivors = BTreeMap::from([(4, held(8, false, &[0], &[]))]);
+        let standing = Standing::of(&survivors, &[0, 1, 2, 3]).unwrap();
+        let copy = Origin::CopyOf { peer: 0, rank: 9, noise: 0.5 };
+        let began = BTreeMap::from([
+            (0, Origin::Rank(3)),
+            (1, Origin::Checkpoint("checkpoints/step-6".into())),
+            (2, copy),
+            (3, Origin::Rank(3)),
+        ]);
+        let (rank_of, parked) = (|slot| (slot == 4).then_some(0), BTreeMap::new());
+        let new_peers = NewPeer::Fresh;
+        let sources =
+            Sources { standing: &standing, rank_of: &rank_of, parked: &parked, new_peers, began: Some(&began) };
+        assert_eq!([0, 1, 2, 3].map(|peer| sources.has(peer)), [true, true, true, false]);
+        let start = sources.start(0..3).unwrap();
+        assert_eq!(start.peers[&1], began[&1]);
+        assert_eq!(start.peers[&2], Origin::CopyOf { peer: 0, rank: 0, noise: 0.5 });
     }
 }

@@ -9,6 +9,7 @@ use medley_common::config::RecoveryMode;
 use medley_common::events::Event as JobEvent;
 use medley_common::exit;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What is waited for between two generations.
@@ -89,7 +90,8 @@ impl Cluster {
 
     /// Whether a generation with other peers or workers is wanted and can be had.
     pub(super) fn wants_another_generation(&self) -> bool {
-        if self.stop.is_some() || self.workers.values().any(Worker::has_completed) {
+        // What was asked for in the course of steps that are taken again comes after them as it did the first time.
+        if self.stop.is_some() || self.steps.are_taken_again() || self.workers.values().any(Worker::has_completed) {
             return false;
         }
         let step = self.steps.committed();
@@ -246,13 +248,16 @@ impl Cluster {
             }
         }
         let before = self.active();
+        let must_hold = || active.intersection(&before).copied();
+        let anybody = |_| Some(0);
+        let holders = self.sources(standing, &anybody).holders(must_hold());
         let mut wanted = self.wanted_workers as usize;
         loop {
-            let found = self.seats_for(&active, wanted);
-            let rank_of = |slot| found.iter().position(|seat: &Seat| seat.slot == slot).map(|rank| rank as u32);
-            let sources = Sources { standing, rank_of: &rank_of, parked: &self.parked, new_peers: self.new_peers() };
-            let must_hold = active.intersection(&before);
-            let holds_all = must_hold.clone().all(|peer| sources.holds(*peer));
+            let found = self.seats_for(&active, &holders, wanted);
+            let ranks: BTreeMap<Slot, u32> = (0..).zip(&found).map(|(rank, seat)| (seat.slot, rank)).collect();
+            let rank_of = |slot| ranks.get(&slot).copied();
+            let sources = self.sources(standing, &rank_of);
+            let holds_all = must_hold().all(|peer| sources.has(peer));
             match sources.start(active.iter().copied()).filter(|_| holds_all) {
                 Some(start) => {
                     let late = standing.rolls_forward.iter().copied().filter(|slot| rank_of(*slot).is_some()).collect();
@@ -263,6 +268,11 @@ impl Cluster {
                 None => return None,
             }
         }
+    }
+
+    fn sources<'a>(&'a self, standing: &'a Standing, rank_of: &'a dyn Fn(Slot) -> Option<u32>) -> Sources<'a> {
+        let began = self.began.as_ref().filter(|began| began.step == standing.step).map(|began| &began.peers);
+        Sources { standing, rank_of, parked: &self.parked, new_peers: self.new_peers(), began }
     }
 
     fn enough_for(&self, peers: u32) -> usize {
@@ -277,26 +287,30 @@ impl Cluster {
             }
             None => (0, Origin::Fresh, (0..self.cohort.peers_after(0)).collect::<BTreeSet<u32>>()),
         };
-        let found = self.seats_for(&peers, self.wanted_workers as usize);
+        let found = self.seats_for(&peers, &BTreeSet::new(), self.wanted_workers as usize);
         let origins = peers.iter().map(|peer| (*peer, origin.clone())).collect();
         let start = Start { step, shared: origin, peers: origins, state: String::new() };
         let replayed = self.steps.committed().saturating_sub(step);
         Next { seats: found, start, late: BTreeSet::new(), replayed }
     }
 
-    fn seats_for(&self, peers: &BTreeSet<u32>, wanted: usize) -> Vec<Seat> {
-        let seated = |slot: &Slot| self.seats.iter().any(|seat| seat.slot == *slot);
+    fn seats_for(&self, peers: &BTreeSet<u32>, holders: &BTreeSet<Slot>, wanted: usize) -> Vec<Seat> {
+        let seated: BTreeSet<Slot> = self.seats.iter().map(|seat| seat.slot).collect();
         let holds = |worker: &Worker| worker.suspended().is_some();
-        let alive: BTreeSet<Slot> =
-            self.workers.iter().filter(|(slot, worker)| seated(slot) && holds(worker)).map(|(slot, _)| *slot).collect();
+        let alive: BTreeSet<Slot> = self
+            .workers
+            .iter()
+            .filter(|(slot, worker)| seated.contains(slot) && holds(worker))
+            .map(|(slot, _)| *slot)
+            .collect();
         let idle = self.workers.keys().copied().filter(|slot| !alive.contains(slot)).collect();
-        seats(&self.seats, &alive, &idle, peers, wanted)
+        seats(&self.seats, &alive, holders, &idle, peers, wanted)
     }
 
     fn enter(&mut self, next: Next, actions: &mut Vec<Action>) {
         let Next { seats, start, late, replayed } = next;
         self.generation += 1;
-        self.note_departures(&seats, &start);
+        self.note_departures(&seats);
         self.seats = seats;
         let slots: BTreeSet<Slot> = self.seats.iter().map(|seat| seat.slot).collect();
         for step in self.steps.begin(slots.clone(), late, start.step) {
@@ -330,14 +344,16 @@ impl Cluster {
             step: start.step,
         }));
         actions.push(Action::Keep(self.kept()));
-        let members = self.members();
+        let members: Arc<[Member]> = self.members().into();
+        let start = Arc::new(start);
+        self.began = Some(Arc::clone(&start));
         let checkpoint_step = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step);
-        for member in &members {
+        for member in members.iter() {
             let assignment = Assignment {
                 generation: self.generation,
                 rank: member.rank,
-                members: members.clone(),
-                start: start.clone(),
+                members: Arc::clone(&members),
+                start: Arc::clone(&start),
                 checkpoint_step,
             };
             actions.push(Action::Assign { slot: member.slot, assignment });
@@ -346,9 +362,11 @@ impl Cluster {
         self.send_stop(actions);
     }
 
-    /// Remembers which checkpoint holds the peers that leave, and forgets it of those that come back.
-    fn note_departures(&mut self, seats: &[Seat], start: &Start) {
-        let stays = |peer: &u32| seats.iter().any(|seat| seat.peers.contains(peer));
+    /// Remembers which checkpoint holds the peers that leave. One that comes back may leave again before there is
+    /// another.
+    fn note_departures(&mut self, seats: &[Seat]) {
+        let staying: BTreeSet<u32> = seats.iter().flat_map(|seat| seat.peers.iter().copied()).collect();
+        let stays = |peer: &u32| staying.contains(peer);
         for peer in self.active() {
             let last = self.checkpoint.as_ref().filter(|checkpoint| checkpoint.peers.contains(&peer));
             if !stays(&peer)
@@ -357,7 +375,6 @@ impl Cluster {
                 self.parked.insert(peer, checkpoint.directory.clone());
             }
         }
-        self.parked.retain(|peer, _| !start.peers.contains_key(peer));
     }
 
     /// The workers of the generation that was formed last.

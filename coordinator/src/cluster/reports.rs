@@ -35,7 +35,7 @@ impl Cluster {
             }
             _ if !current => {}
             Report::Ready(ready) => self.met(slot, ready, actions),
-            Report::Steps(records) => self.stepped(slot, &records, actions),
+            Report::Steps(records) => return self.stepped(slot, &records, actions),
             Report::Evaluated(evaluation) => self.evaluated(slot, evaluation, actions),
             Report::Suspended(held) => self.suspended(slot, held),
             Report::ShardsWritten { step, staging, files, state } => {
@@ -109,16 +109,23 @@ impl Cluster {
         actions.push(Action::Keep(self.kept()));
     }
 
-    fn stepped(&mut self, slot: Slot, records: &[proto::StepRecord], actions: &mut Vec<Action>) {
+    /// Takes in a worker's steps; whether others must report them too before anything follows.
+    fn stepped(&mut self, slot: Slot, records: &[proto::StepRecord], actions: &mut Vec<Action>) -> bool {
+        let mut is_routine = true;
         for record in records {
             let step = match self.steps.add(slot, record) {
                 Ok(Some(step)) => step,
                 Ok(None) => continue,
-                Err(gap) => return self.fail(gap.to_string(), exit::FAILURE, actions),
+                Err(gap) => {
+                    self.fail(gap.to_string(), exit::FAILURE, actions);
+                    return false;
+                }
             };
+            is_routine = false;
             self.progressed(step, actions);
             self.recovered(actions);
         }
+        is_routine
     }
 
     /// A step counts.

@@ -19,11 +19,12 @@ pub struct Seat {
 /// the same slot; so the placement of a generation that lost nobody's place is that of the one before, and the run the
 /// same bit for bit. Otherwise as few peers move as an even load allows.
 ///
-/// `before` are the seats so far; `alive` who of them survives; `idle` who has no seat; `wanted` how many seats there
-/// are to be, at most one a peer.
+/// `before` are the seats so far; `alive` who of them survives; `holders` who of these must have a seat, as they hold
+/// what no other does; `idle` who has no seat; `wanted` how many seats there are to be, at most one a peer.
 pub fn seats(
     before: &[Seat],
     alive: &BTreeSet<Slot>,
+    holders: &BTreeSet<Slot>,
     idle: &BTreeSet<Slot>,
     peers: &BTreeSet<u32>,
     wanted: usize,
@@ -50,6 +51,13 @@ pub fn seats(
         }
     }
     places.retain(|(slot, _)| slot.is_some());
+    let is_holder = |place: &(Option<Slot>, _)| place.0.is_some_and(|slot| holders.contains(&slot));
+    let mut others = wanted.saturating_sub(places.iter().filter(|place| is_holder(place)).count());
+    places.retain(|place| {
+        let stays = is_holder(place) || others > 0;
+        others -= usize::from(stays && !is_holder(place));
+        stays
+    });
     places.truncate(wanted);
     while places.len() < wanted {
         let Some(slot) = idle.pop_first() else { break };
@@ -124,7 +132,7 @@ mod tests {
 
     #[test]
     fn as_few_peers_move_as_an_even_load_allows() {
-        let four = seats(&[], &set([]), &set(0..4), &set(0..4), 4);
+        let four = seats(&[], &set([]), &set([]), &set(0..4), &set(0..4), 4);
         assert_eq!(table(&four), "w0[0] w1[1] w2[2] w3[3]");
         let cases: [(&str, &[u32], &[u32], u32, usize, &str); 8] = [
             ("restarted in its slot", &[0, 2, 3], &[1, 5], 4, 4, "w0[0] w1[1] w2[2] w3[3]"),
@@ -137,9 +145,19 @@ mod tests {
             ("all lost", &[], &[7, 8], 4, 2, "w7[0, 2] w8[1, 3]"),
         ];
         for (name, alive, idle, peers, wanted, expected) in cases {
-            let found = seats(&four, &set(alive.to_vec()), &set(idle.to_vec()), &set(0..peers), wanted);
+            let found = seats(&four, &set(alive.to_vec()), &set([]), &set(idle.to_vec()), &set(0..peers), wanted);
             assert_eq!(table(&found), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn who_holds_what_no_other_does_keeps_its_seat_when_there_are_fewer() {
+        let four = seats(&[], &set([]), &set([]), &set(0..4), &set(0..8), 4);
+        let alive = set(0..4);
+        let found = seats(&four, &alive, &set([3]), &set([]), &set([0, 6]), 2);
+        assert_eq!(table(&found), "w0[0] w3[6]");
+        let found = seats(&four, &alive, &set([2, 3]), &set([]), &set([5, 6]), 4);
+        assert_eq!(table(&found), "w2[5] w3[6]");
     }
 
     #[test]
@@ -165,7 +183,7 @@ mod tests {
             }).collect();
             let alive: BTreeSet<Slot> =
                 before.iter().map(|seat| seat.slot).filter(|slot| !dead.contains(slot)).collect();
-            let found = seats(&before, &alive, &idle, &peers, wanted);
+            let found = seats(&before, &alive, &set([]), &idle, &peers, wanted);
             prop_assert_eq!(found.len(), wanted.min(peers.len()).min(alive.len() + idle.len()));
             let slots: BTreeSet<Slot> = found.iter().map(|seat| seat.slot).collect();
             prop_assert_eq!(slots.len(), found.len());

@@ -18,6 +18,8 @@ pub struct StepMerger {
     /// Who reports the last of those after the generation has begun.
     late: BTreeSet<u32>,
     committed: u64,
+    /// Up to this one, steps are taken again.
+    again_until: u64,
     open: BTreeMap<u64, Open>,
 }
 
@@ -35,7 +37,8 @@ pub struct Gap(u64);
 impl StepMerger {
     /// Merges reports for the steps after `committed`.
     pub fn new(committed: u64) -> Self {
-        Self { members: BTreeSet::new(), begun: committed, late: BTreeSet::new(), committed, open: BTreeMap::new() }
+        let (members, late) = (BTreeSet::new(), BTreeSet::new());
+        Self { members, begun: committed, late, committed, again_until: 0, open: BTreeMap::new() }
     }
 
     /// A generation begins after `step` committed steps. Of its `members`, the `late` ones commit and report the last of
@@ -45,6 +48,7 @@ impl StepMerger {
     /// nothing.
     pub fn begin(&mut self, members: BTreeSet<u32>, late: BTreeSet<u32>, step: u64) -> Vec<StepEvent> {
         (self.members, self.late, self.begun) = (members, late, step);
+        self.again_until = if step < self.committed { self.committed } else { 0 };
         let later = self.open.split_off(&(step + 1));
         drop(later);
         let waits = !self.late.is_empty();
@@ -59,6 +63,11 @@ impl StepMerger {
     /// The last step that every worker reported.
     pub fn committed(&self) -> u64 {
         self.committed
+    }
+
+    /// Whether the generation began at an older step than one that counts already, and has not come further yet.
+    pub fn are_taken_again(&self) -> bool {
+        self.committed <= self.again_until && self.again_until > 0
     }
 
     /// Takes in a worker's report of a step; the merged step when it was the last one missing. A step that was
@@ -76,7 +85,8 @@ impl StepMerger {
             merge(&mut open.merged, record);
         }
         let required = if step <= self.begun { &self.late } else { &self.members };
-        if !required.is_subset(&open.reported) {
+        // Counting comes first: among a thousand workers, all reports but one would walk both sets.
+        if open.reported.len() < required.len() || !required.is_subset(&open.reported) {
             return match self.open.first_key_value() {
                 Some((first, _)) if self.open.len() > MOST_OPEN => Err(Gap(*first)),
                 _ => Ok(None),
@@ -193,7 +203,9 @@ mod tests {
         assert!(merger.begin([0, 1].into(), [0].into(), 5).is_empty());
         assert_eq!(merger.committed(), 4);
         assert_eq!(merger.add(0, &record(5, 0, 0.1, 0)).unwrap().unwrap().losses.len(), 2);
+        assert!(!merger.are_taken_again());
         assert!(merger.begin([0, 1].into(), [].into(), 2).is_empty());
+        assert!(merger.are_taken_again());
         assert_eq!(merger.committed(), 5);
         assert_eq!(merger.add(0, &record(3, 0, 0.1, 0)), Ok(None));
         assert_eq!(merger.add(1, &record(3, 1, 0.1, 0)), Ok(None));

@@ -1,6 +1,7 @@
 //! The thread that writes checkpoints while training goes on.
 
 use super::Staged;
+use crate::faults;
 use medley_common::manifest::ManifestFile;
 use medley_common::storage::{Attempt, Storage, StorageError};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
@@ -121,7 +122,7 @@ impl Writer {
 }
 
 fn write(storage: &Storage, attempt: Attempt, staged: &Staged) -> Result<Vec<ManifestFile>, StorageError> {
-    staged.each(|name, bytes| storage.put(attempt, name, bytes))
+    staged.each(|name, bytes| faults::write(attempt.step, bytes, |bytes| storage.put(attempt, name, bytes)))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use crate::certificates;
 use crate::collective::{AbortHandle, Collective, Listener, LocalCollective, Membership, Options, TcpCollective};
 use crate::device;
 use crate::exchange::{Exchange, Placement};
+use crate::faults;
 use crate::session::{self, Order, Session, SessionError, watch};
 use crate::train::{Ending, Entry, Material, Reporter, TrainError, Trainer};
 use medley_common::config::{self, RunConfig};
@@ -66,6 +67,7 @@ const FAILURE_DEADLINE: Duration = Duration::from_secs(3);
 const REPORT_EVERY: Duration = Duration::from_millis(50);
 
 pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
+    faults::read().map_err(|error| TrainError::Input(error.to_string()))?;
     if !arguments.standalone {
         watch::end_with_launcher();
     }
@@ -250,6 +252,7 @@ fn train(
 ) -> Result<Ending, TrainError> {
     let abort = AbortHandle::new();
     session.enter(generation, assignment.rank, &abort);
+    faults::enter(generation, assignment.rank);
     let entry = Entry::of(assignment)?;
     let mut exchange = meet(listener, assignment, generation, trainer.config(), abort)?;
     trainer.enter(&mut exchange, &entry, reporter)?;

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use super::CollectiveError;
 use super::frame::{self, Expected, HEADER_BYTES, Header, Origin};
 use super::stream::Stream;
+use crate::faults;
 
 /// Where the training thread and the links' threads meet.
 #[derive(Debug)]
@@ -225,7 +226,7 @@ impl Board {
         let mut payload = self.buffer(rank, length);
         payload.resize(length, 0);
         stream.read_exact(&mut payload).map_err(|error| CollectiveError::lost(rank, error))?;
-        let checksum = crc32c::crc32c(&payload);
+        let checksum = crc32c::crc32c(&payload) ^ faults::corruption();
         if checksum != header.checksum {
             return Err(protocol(format!(
                 "{} #{}: the payload has checksum {checksum:08x}, its header says {:08x}; it was corrupted on the way",

@@ -22,9 +22,11 @@ use super::optimizer::{Moments, clip_factor, squared_norm};
 use super::schedule::Plan;
 use crate::data::Batch;
 use crate::exchange::{Exchange, Placement, Rows, floats};
+use crate::faults;
 use crate::model::{Encoder, Network, Parameters};
 use medley_common::config::{OptimizerConfig, RunConfig};
 use medley_common::events::Losses;
+use medley_common::faults::Moment;
 use std::time::{Duration, Instant};
 use tch::{Device, Tensor};
 
@@ -159,13 +161,16 @@ impl Learner {
         wishes: Wishes,
     ) -> Result<StepOutcome, TrainError> {
         self.pending = None;
+        faults::strike(step + 1, Moment::Beginning);
         self.pending = Some(self.prepare(exchange, plan, config, batch, step, wishes)?);
+        faults::strike(step + 1, Moment::Prepared);
         let mut lap = Lap::new();
         exchange.collective().barrier()?;
         let acknowledged = lap.time();
         let mut outcome = self.commit(config).expect("the step was prepared above");
         outcome.split.reduce += acknowledged;
         outcome.split.optimizer = lap.time();
+        faults::strike(step + 1, Moment::Committed);
         Ok(outcome)
     }
 

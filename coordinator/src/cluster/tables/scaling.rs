@@ -138,3 +138,74 @@ fn a_worker_that_is_added_takes_peers_and_one_that_is_removed_leaves_them() {
         ",
     );
 }
+
+#[test]
+fn a_cohort_that_shrinks_keeps_the_workers_that_hold_what_stays() {
+    let mut two = settings(3);
+    two.cohort.peers = 4;
+    two.cohort.changes = vec![CohortChange { step: 4, peers: 6 }, CohortChange { step: 8, peers: 2 }];
+    play(
+        two,
+        "
+        0 w0 joins
+          -> log joined worker-0
+        0 w1 joins
+          -> log joined worker-1
+        0 w2 joins
+          -> log joined worker-2
+          -> log generation 1 after 0
+          -> keep
+          -> assign w0 rank 0 of generation 1: peers [0, 1]
+          -> assign w1 rank 1 of generation 1: peers [2]
+          -> assign w2 rank 2 of generation 1: peers [3]
+        10 w0 ready
+        10 w1 ready
+        10 w2 ready
+          -> log ready
+          -> keep
+        20 w0 leaves 4 hosting 0 keeping 3 paused
+        20 w1 leaves 4 hosting 2 paused
+        20 w2 leaves 4 hosting 3 keeping 1,2 paused
+          -> log generation 2 after 4
+          -> keep
+          -> assign w0 rank 0 of generation 2: peers [0, 1] after 4, shared of rank 0, 0 of rank 0, 1 of rank 2, 2 of rank 1, 3 of rank 2, 4 fresh, 5 fresh
+          -> assign w1 rank 1 of generation 2: peers [2, 4] after 4, shared of rank 0, 0 of rank 0, 1 of rank 2, 2 of rank 1, 3 of rank 2, 4 fresh, 5 fresh
+          -> assign w2 rank 2 of generation 2: peers [3, 5] after 4, shared of rank 0, 0 of rank 0, 1 of rank 2, 2 of rank 1, 3 of rank 2, 4 fresh, 5 fresh
+        30 w0 leaves 8 hosting 1 keeping 5 paused
+        30 w1 leaves 8 hosting 2,4 paused
+        30 w2 leaves 8 hosting 3,5 keeping 0 paused
+          -> log generation 3 after 8
+          -> keep
+          -> assign w0 rank 0 of generation 3: peers [1] after 8, shared of rank 0, 0 of rank 1, 1 of rank 0
+          -> assign w2 rank 1 of generation 3: peers [0] after 8, shared of rank 0, 0 of rank 1, 1 of rank 0
+        ",
+    );
+}
+
+#[test]
+fn a_peer_that_was_to_join_when_the_exchange_failed_joins_all_the_same() {
+    let mut bearing = settings(2);
+    bearing.recovery.attempts = 2;
+    bearing.cohort.changes = vec![CohortChange { step: 5, peers: 3 }];
+    play(
+        bearing,
+        &format!(
+            "{BEGINNING}
+        20 w0 leaves 5 hosting 0 keeping 1 paused
+        21 w1 leaves 5 hosting 1 keeping 0 paused
+          -> log generation 2 after 5
+          -> keep
+          -> assign w0 rank 0 of generation 2: peers [0, 2] after 5, shared of rank 0, 0 of rank 0, 1 of rank 1, 2 fresh
+          -> assign w1 rank 1 of generation 2: peers [1] after 5, shared of rank 0, 0 of rank 0, 1 of rank 1, 2 fresh
+        30 w0 leaves 5 hosting 0 keeping 1 missing 1
+          -> abort w1 of generation 2
+        31 w1 leaves 5 hosting 1 keeping 0 missing 0
+          -> log warning the exchange failed and is formed again: worker 1 was lost to worker 0, which reports: the exchange broke
+          -> log generation 3 after 5
+          -> keep
+          -> assign w0 rank 0 of generation 3: peers [0, 2] after 5, shared of rank 0, 0 of rank 0, 1 of rank 1, 2 fresh
+          -> assign w1 rank 1 of generation 3: peers [1] after 5, shared of rank 0, 0 of rank 0, 1 of rank 1, 2 fresh
+        "
+        ),
+    );
+}

@@ -1,0 +1,292 @@
+//! What must hold whatever happens.
+
+use super::lineage::{Lineage, Snapshot, Undisturbed, copied, fresh};
+use super::process::{Activity, Holdings, ProcessId};
+use super::schedule::Schedule;
+use super::world::World;
+use crate::cluster::{Assignment, Commit, Origin, Slot};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+/// Everything that was observed, as far as it says what may be observed next.
+#[derive(Debug)]
+pub struct Checks {
+    /// The first violation.
+    pub violation: Option<String>,
+    /// Generations so far.
+    pub generations: u64,
+    /// Generations that began from a checkpoint, or from the beginning again.
+    pub rollbacks: u64,
+    /// All states as steps committed them.
+    pub history: BTreeMap<u64, Rc<Snapshot>>,
+    /// Peers that left, as they left.
+    left: BTreeMap<u32, Lineage>,
+    undisturbed: Option<Undisturbed>,
+    generation: u64,
+    ranks: BTreeSet<u32>,
+    slots: BTreeSet<Slot>,
+    /// The generation that was kept last.
+    pub kept: u64,
+    /// What must not be gone back behind, but for want of what was lost.
+    pub floor: u64,
+    /// The newest commit: by whom.
+    committed_by: BTreeMap<u64, u64>,
+}
+
+impl Checks {
+    pub fn new(schedule: &Schedule) -> Self {
+        let beginning = Snapshot::beginning(schedule.settings.cohort.peers_after(0));
+        Self {
+            violation: None,
+            generations: 0,
+            rollbacks: 0,
+            history: BTreeMap::from([(0, Rc::new(beginning))]),
+            left: BTreeMap::new(),
+            undisturbed: schedule.is_undisturbed_known().then(|| Undisturbed::new(schedule.settings.cohort.clone())),
+            generation: schedule.settings.generation - 1,
+            ranks: BTreeSet::new(),
+            slots: BTreeSet::new(),
+            kept: 0,
+            floor: 0,
+            committed_by: BTreeMap::new(),
+        }
+    }
+
+    pub fn violate(&mut self, what: String) {
+        self.violation.get_or_insert(what);
+    }
+
+    pub fn check(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
+        if !holds {
+            self.violate(otherwise());
+        }
+    }
+
+    /// A rank is assigned at most once in a generation, every peer is on one member, and generations grow.
+    pub fn assigning(&mut self, slot: Slot, assignment: &Assignment) {
+        let Assignment { generation, rank, .. } = *assignment;
+        let members = &assignment.members;
+        let kept = self.kept;
+        self.check(generation == kept, || format!("generation {generation} is assigned, and {kept} is kept"));
+        if generation != self.generation {
+            self.check(generation > self.generation, || format!("generation {generation} is not a new one"));
+            self.generation = generation;
+            self.generations += 1;
+            self.ranks.clear();
+            self.slots.clear();
+            let peers: Vec<u32> = members.iter().flat_map(|member| member.peers.iter().copied()).collect();
+            let once: BTreeSet<u32> = peers.iter().copied().collect();
+            self.check(once.len() == peers.len(), || format!("a peer is hosted twice: {members:?}"));
+            self.check(once.iter().eq(assignment.start.peers.keys()), || {
+                format!("not every peer that starts is hosted: {members:?}")
+            });
+            self.check(!once.is_empty(), || format!("generation {generation} has no peers"));
+            self.check(members.iter().all(|member| !member.peers.is_empty()), || {
+                format!("a member hosts no peer: {members:?}")
+            });
+            let buddies = members.iter().all(|member| {
+                (member.buddy as usize) < members.len() && (member.buddy != member.rank || members.len() == 1)
+            });
+            self.check(buddies, || format!("a member has no buddy: {members:?}"));
+        }
+        let is_new = self.ranks.insert(rank) && self.slots.insert(slot);
+        self.check(is_new, || format!("rank {rank} of generation {generation} is assigned twice"));
+        let own = members.get(rank as usize).map(|member| (member.rank, member.slot));
+        self.check(own == Some((rank, slot)), || format!("slot {slot} is assigned another's rank {rank}"));
+    }
+
+    /// A generation begins with these states.
+    pub fn begins(&mut self, generation: u64, begins: &Snapshot, last: Option<Rc<Snapshot>>) {
+        self.history.split_off(&(begins.step + 1));
+        // One that came, and left before a step was taken, is in no step's states.
+        let last = last.filter(|last| last.step == begins.step);
+        if let Some(before) = last.or_else(|| self.history.get(&begins.step).cloned()) {
+            for (peer, state) in before.peers.iter().filter(|(peer, _)| !begins.peers.contains_key(peer)) {
+                self.left.insert(*peer, *state);
+            }
+        }
+        if let Some(undisturbed) = &mut self.undisturbed {
+            let (committed, entered) = (undisturbed.committed(begins.step), undisturbed.entered(begins.step));
+            let is_due = *begins == *entered || *begins == *committed;
+            self.check(is_due, || {
+                format!("generation {generation} begins as {begins:?}, and undisturbed the training has {entered:?}")
+            });
+        }
+    }
+
+    /// The first worker commits a step.
+    pub fn committed(&mut self, generation: u64, next: Rc<Snapshot>) {
+        let step = next.step;
+        let by = self.committed_by.insert(step, generation);
+        self.check(by.is_none_or(|by| by < generation), || format!("step {step} is committed twice in {generation}"));
+        if let Some(undisturbed) = &mut self.undisturbed {
+            let expected = undisturbed.committed(step);
+            self.check(*next == *expected, || format!("step {step} made {next:?}, undisturbed it makes {expected:?}"));
+        }
+        self.history.insert(step, next);
+    }
+
+    /// What a process holds after a step.
+    pub fn holds(&mut self, id: ProcessId, held: &Holdings, committed: &Snapshot) {
+        let Snapshot { step, shared, peers } = committed;
+        self.check(held.step == *step && held.shared == Some(*shared), || {
+            format!("process {id} holds shared parameters of step {} after step {step}", held.step)
+        });
+        let is_equal = |peer: &u32, state: &Lineage| peers.get(peer) == Some(state);
+        self.check(held.hosted.iter().all(|(peer, state)| is_equal(peer, state)), || {
+            format!("process {id} hosts another peer than it ought to after step {step}")
+        });
+        let copies = held.replicas.iter().filter(|(peer, _)| peers.contains_key(peer));
+        let equal = copies.clone().all(|(peer, (taken, state))| taken == step && is_equal(peer, state));
+        self.check(equal, || format!("process {id} keeps a copy that is not its original after step {step}"));
+    }
+
+    /// A checkpoint holds one step of all peers.
+    pub fn checkpoint(&mut self, snapshot: &Snapshot, commit: &Commit) {
+        let step = snapshot.step;
+        self.check(snapshot.peers.len() == commit.peers as usize && !commit.state.is_empty(), || {
+            format!("the checkpoint of step {step} is not whole: {commit:?}")
+        });
+        if let Some(undisturbed) = &mut self.undisturbed {
+            let (committed, entered) = (undisturbed.committed(step), undisturbed.entered(step));
+            self.check(*snapshot == *committed || *snapshot == *entered, || {
+                format!("the checkpoint of step {step} holds {snapshot:?}, not {committed:?}")
+            });
+        }
+    }
+}
+
+impl World {
+    /// The states that a generation is to begin with, from its assignment.
+    pub(super) fn beginning(&mut self, assignment: &Assignment, members: &[ProcessId]) -> Option<Snapshot> {
+        let start = &assignment.start;
+        let step = start.step;
+        let Origin::Rank(_) = start.shared else {
+            return self.beginning_again(assignment);
+        };
+        let floor = self.checks.floor;
+        self.checks.check(step >= floor, || {
+            format!("generation {} goes on after step {step}, and {floor} were committed", assignment.generation)
+        });
+        let Some(before) = self.checks.history.get(&step).cloned() else {
+            self.checks.violate(format!("step {step} was never committed, and training goes on after it"));
+            return None;
+        };
+        let state_of = format!("\"rows\":{step},");
+        self.checks.check(start.state.contains(&state_of), || {
+            format!("the state is not that of step {step}: {}", start.state)
+        });
+        // A peer may have come at this step with the last generation, which took no step.
+        let last = self.groups.values().next_back().filter(|group| group.current.step == step);
+        let came = last.map(|group| Rc::clone(&group.current));
+        let mut peers = BTreeMap::new();
+        for (peer, origin) in &start.peers {
+            let known = before.peers.get(peer).or_else(|| came.as_ref()?.peers.get(peer)).copied();
+            let is_known = |state: &Lineage| known.is_none_or(|known| known == *state);
+            let state = match origin {
+                Origin::Rank(rank) => known.or_else(|| {
+                    let holder = members.get(*rank as usize)?;
+                    let state = self.processes[*holder].holdings.peer(*peer)?;
+                    let as_left = self.checks.left.get(peer).copied();
+                    self.checks.check(as_left == Some(state), || format!("peer {peer} comes back as it never was"));
+                    Some(state)
+                }),
+                Origin::Checkpoint(directory) => {
+                    let checkpoint = self.checkpoints.get(directory);
+                    checkpoint.and_then(|checkpoint| checkpoint.peers.get(peer).copied()).filter(is_known)
+                }
+                Origin::CopyOf { peer: source, .. } => {
+                    before.peers.get(source).map(|state| copied(*state, *peer, step)).filter(is_known)
+                }
+                Origin::Fresh => Some(fresh(*peer)).filter(is_known),
+            };
+            match state {
+                Some(state) => drop(peers.insert(*peer, state)),
+                None => self.checks.violate(format!("peer {peer} cannot come from {origin:?} after step {step}")),
+            }
+        }
+        Some(Snapshot { step, shared: before.shared, peers })
+    }
+
+    fn beginning_again(&mut self, assignment: &Assignment) -> Option<Snapshot> {
+        let start = &assignment.start;
+        let step = start.step;
+        self.checks.floor = step;
+        if self.checks.generations > 1 {
+            self.checks.rollbacks += 1;
+            self.check_need();
+        }
+        let same = start.peers.values().all(|origin| *origin == start.shared);
+        self.checks.check(same, || format!("some go back and others do not: {start:?}"));
+        let newest = self.checkpoints.values().map(|checkpoint| checkpoint.step).max();
+        let Origin::Checkpoint(directory) = &start.shared else {
+            self.checks
+                .check(newest.is_none() && step == 0, || "the training begins again, and there is a checkpoint".into());
+            return Some(Snapshot::beginning(start.peers.len() as u32));
+        };
+        let Some(checkpoint) = self.checkpoints.get(directory).cloned() else {
+            self.checks.violate(format!("{directory} was never committed, and training goes back to it"));
+            return None;
+        };
+        self.checks.check(checkpoint.step == step && newest == Some(step), || {
+            format!("training goes back to {directory} after step {step}, and {newest:?} is the newest checkpoint")
+        });
+        let whole = start.peers.keys().eq(checkpoint.peers.keys());
+        self.checks.check(whole, || format!("{directory} does not hold the peers {:?}", start.peers.keys()));
+        Some((*checkpoint).clone())
+    }
+
+    /// Nobody may go back to a checkpoint while the survivors hold everything.
+    fn check_need(&mut self) {
+        let before = self.checks.generation - 1;
+        let survivors: Vec<&Holdings> = self
+            .processes
+            .iter()
+            .filter(|process| {
+                let has_left = matches!(process.activity, Activity::Suspended | Activity::AtWork);
+                has_left && process.suspension_read == before && process.generation() == before
+            })
+            .map(|process| &process.holdings)
+            .collect();
+        let Some(step) = survivors.iter().filter(|held| held.shared.is_some()).map(|held| held.step).max() else {
+            return;
+        };
+        let follows = |held: &&&Holdings| held.step == step || (held.step + 1 == step && held.pending.is_some());
+        let mut held = BTreeSet::new();
+        for holdings in survivors.iter().filter(follows) {
+            held.extend(holdings.hosted.keys().copied());
+            let copies = holdings.replicas.iter().filter(|(_, (taken, _))| *taken == holdings.step);
+            held.extend(copies.map(|(peer, _)| *peer));
+        }
+        let Some(last) = self.checks.history.get(&step).cloned() else { return };
+        let wanted = self.groups.get(&before).map(|group| group.current.peers.clone()).unwrap_or_default();
+        let lost = last.peers.keys().filter(|peer| wanted.contains_key(peer)).any(|peer| !held.contains(peer));
+        self.checks.check(lost, || format!("the training goes back though all peers are held at step {step}"));
+    }
+
+    /// Before a generation takes over its states: their holders must have them.
+    pub(super) fn check_sources(&mut self, generation: u64) {
+        let Some(group) = self.groups.get(&generation) else { return };
+        let (start, begins) = (&group.assignment.start, &group.current);
+        let holder = |rank: u32| group.members.get(rank as usize).map(|id| (*id, &self.processes[*id].holdings));
+        if let Origin::Rank(rank) = start.shared {
+            let found = holder(rank).map(|(_, held)| (held.step, held.shared));
+            self.checks.check(found == Some((begins.step, Some(begins.shared))), || {
+                format!("rank {rank} is to give the shared parameters of step {}, and holds {found:?}", begins.step)
+            });
+        }
+        for (peer, origin) in &start.peers {
+            let (rank, source, expected) = match origin {
+                Origin::Rank(rank) => (*rank, *peer, begins.peers.get(peer)),
+                Origin::CopyOf { peer: source, rank, .. } => (*rank, *source, begins.peers.get(source)),
+                Origin::Fresh | Origin::Checkpoint(_) => continue,
+            };
+            let found = holder(rank).and_then(|(_, held)| held.peer(source));
+            // What is copied may itself take no part any more.
+            let is_expected = found.is_some() && expected.is_none_or(|expected| found == Some(*expected));
+            self.checks.check(is_expected, || {
+                format!("rank {rank} is to give peer {source} as {expected:?}, and holds {found:?}")
+            });
+        }
+    }
+}
