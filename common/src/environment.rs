@@ -24,10 +24,10 @@ pub const FIXTURES: &str = "MEDLEY_FIXTURES";
 
 /// Set for the tests: that etcd cannot be installed is an error, and no reason to skip those that need it.
 pub const REQUIRE_ETCD: &str = "MEDLEY_REQUIRE_ETCD";
-
-/// Faults that a worker does to itself, for the tests of recovery: a JSON list of [`crate::faults::Fault`].
-pub const FAULTS: &str = "MEDLEY_FAULTS";
 /// How the variables begin that say where a bucket of checkpoints is and as whom to ask it: AWS_ENDPOINT_URL,
 /// AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION and, for a server without TLS,
 /// AWS_ALLOW_HTTP=true. The crate `object_store` reads them.
 pub const BUCKET_PREFIX: &str = "AWS_";
+
+/// Faults that a worker does to itself, for the tests of recovery: a JSON list of [`crate::faults::Fault`].
+pub const FAULTS: &str = "MEDLEY_FAULTS";

@@ -75,33 +75,35 @@ pub fn corruption() -> u32 {
     u32::from(CORRUPTS.swap(false, Ordering::Relaxed))
 }
 
-/// A file of a checkpoint of `step` is about to be written; whether only half of it will be.
+/// Writes a file of a step's checkpoint by `put`, as well as the planned state of the disk allows.
 ///
 /// # Errors
-/// That no space is left, where this is planned: once.
-pub fn is_cut_short(step: u64, generation: u64) -> io::Result<bool> {
+/// Those of `put`, and that no space is left where this is planned: once.
+pub fn write<E: From<io::Error>>(step: u64, bytes: &[u8], put: impl Fn(&[u8]) -> Result<(), E>) -> Result<(), E> {
     for fault in planned() {
         match *fault {
             Fault::SlowDisk { milliseconds } => std::thread::sleep(Duration::from_millis(milliseconds)),
             Fault::DiskFull { rank, step: at } => {
                 let is_due = step >= at && rank == RANK.load(Ordering::Relaxed);
                 if is_due && !DISK_WAS_FULL.swap(true, Ordering::Relaxed) {
-                    return Err(rustix::io::Errno::NOSPC.into());
+                    put(&bytes[..bytes.len() / 2])?;
+                    return Err(io::Error::from(rustix::io::Errno::NOSPC).into());
                 }
             }
-            Fault::HalfWrittenCheckpoint { rank, step: at, generation: when } => {
-                if step >= at && generation == when && rank == RANK.load(Ordering::Relaxed) {
-                    return Ok(true);
+            Fault::HalfWrittenCheckpoint { rank, step: at, generation } => {
+                if step >= at && is_here(rank, generation) {
+                    put(&bytes[..bytes.len() / 2])?;
+                    die();
                 }
             }
             _ => {}
         }
     }
-    Ok(false)
+    put(bytes)
 }
 
 /// As the kernel does it when memory is short: without a word.
-pub fn die() -> ! {
+fn die() -> ! {
     // Nothing after this line of the process is to run; if the signal is refused the abort ends it as well.
     let _ = kill_process(getpid(), Signal::KILL);
     std::process::abort()
@@ -117,6 +119,12 @@ mod tests {
     fn nothing_fails_unless_it_is_planned() {
         strike(1, Moment::Prepared);
         assert_eq!(corruption(), 0);
-        assert!(!is_cut_short(7, 1).unwrap());
+        let written = std::cell::RefCell::new(Vec::new());
+        let put = |bytes: &[u8]| {
+            written.borrow_mut().extend_from_slice(bytes);
+            Ok::<_, io::Error>(())
+        };
+        write(7, b"parameters", put).unwrap();
+        assert_eq!(*written.borrow(), b"parameters");
     }
 }

@@ -1,9 +1,8 @@
 //! The `medley` command.
 //!
 //! [`run`] trains a cohort and [`scale`] changes it meanwhile; [`chaos`] disturbs one on purpose; [`coordinate`] is for
-//! clusters; [`config`] checks and shows
-//! configurations; [`certs`] makes and shows certificates; [`checkpoint`] lists, verifies and exports
-//! checkpoints; [`report`] compares runs; [`pass_on`] hands
+//! clusters; [`config`] checks and shows configurations; [`certs`] makes and shows certificates; [`checkpoint`] lists,
+//! verifies and exports checkpoints; [`report`] compares runs; [`pass_on`] hands
 //! `data` and `evaluate` to `medley-worker`, which has the networks and the data readers; [`logging`] says where
 //! logs go. Results go to standard output, all else to standard error; an error is one line and an exit code of
 //! [`medley_common::exit`].

@@ -83,8 +83,7 @@ impl ShardGatherer {
 
     /// Ends the gathering of a step that all workers have reported.
     fn close(&mut self, step: u64) -> Gathered {
-        let misses = |open: &Open| open.reported.len() < self.members.len() || !self.members.is_subset(&open.reported);
-        if self.open.get(&step).is_none_or(misses) {
+        if self.open.get(&step).is_none_or(|open| !self.have_all(open)) {
             return Gathered::Waiting;
         }
         let Some(complete) = self.open.remove(&step) else {
@@ -104,6 +103,10 @@ impl ShardGatherer {
             generation: 0,
             data_hash: String::new(),
         })
+    }
+
+    fn have_all(&self, open: &Open) -> bool {
+        open.reported.len() >= self.members.len() && self.members.is_subset(&open.reported)
     }
 
     /// Steps of checkpoints that are not whole.

@@ -122,14 +122,7 @@ impl Writer {
 }
 
 fn write(storage: &Storage, attempt: Attempt, staged: &Staged) -> Result<Vec<ManifestFile>, StorageError> {
-    staged.each(|name, bytes| {
-        let failed = |source| StorageError::Directory { place: name.into(), doing: "write", source };
-        if faults::is_cut_short(attempt.step, attempt.generation).map_err(failed)? {
-            storage.put(attempt, name, &bytes[..bytes.len() / 2])?;
-            faults::die();
-        }
-        storage.put(attempt, name, bytes)
-    })
+    staged.each(|name, bytes| faults::write(attempt.step, bytes, |bytes| storage.put(attempt, name, bytes)))
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub struct Record {
     pub steps_lost: u64,
     /// When, since the Unix epoch.
     #[serde(skip)]
-    at: f64,
+    pub(super) at: f64,
 }
 
 /// Faults that this level can bring about.

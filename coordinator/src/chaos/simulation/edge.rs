@@ -74,6 +74,8 @@ impl World {
                 self.stage(&commit);
                 self.queue.push(at, Happening::Committed(commit));
             }
+            // Nobody in a simulation fails to write.
+            Action::DiscardCheckpoint { .. } => {}
             Action::Finish(outcome) => self.outcome = Some(outcome),
             Action::Keep(kept) => {
                 let before = std::mem::replace(&mut self.checks.kept, kept.generation);

@@ -218,7 +218,6 @@ fn describe(action: &Action) -> String {
             JobEvent::Evaluation(evaluation) => format!("log evaluation of {}", evaluation.subject),
             JobEvent::Led { .. } => "log led".into(),
             JobEvent::JobStarted { .. } => "log started".into(),
-            JobEvent::Led { .. } => "log led".into(),
         },
     }
 }
