@@ -1,6 +1,7 @@
 //! The listening socket, its life and its limits.
 
 use super::convert;
+use super::limits;
 use super::service::Service;
 use super::sessions::{Admission, Sessions};
 use crate::cluster::{Assignment, Event, Slot};
@@ -88,8 +89,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves; what workers do is sent to `events`.
-    pub fn start(listener: Listener, admission: Admission, events: mpsc::Sender<Event>) -> Self {
+    /// Serves; what workers do is sent to `events`, at once and in the order in which it arrived. An [`Event`] becomes a
+    /// `T` as soon as its message is decoded: who measures how long it then waits keeps the time in it.
+    pub fn start<T>(listener: Listener, admission: Admission, events: mpsc::Sender<T>) -> Self
+    where
+        T: From<Event> + Send + 'static,
+    {
+        limits::allow_connections_of(admission.workers);
         let sessions = Arc::new(Sessions::default());
         let (closing, closed) = watch::channel(false);
         let death = admission.death;
@@ -115,7 +121,7 @@ impl Server {
                 .await;
             if let Err(error) = served {
                 let message = format!("the coordinator can no longer listen: {error}");
-                let _ = events.send(Event::Broken { message }).await;
+                let _ = events.send(Event::Broken { message }.into()).await;
             }
         });
         Self { sessions, closing, task }
