@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 /// Where a check does, after saying by which input.
 pub fn replay(target: &str, check: impl Fn(&[u8]) -> bool) {
     let directory = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus")).join(target);
-    let mut inputs: Vec<PathBuf> =
-        std::fs::read_dir(&directory).expect("the corpus").map(|entry| entry.expect("a corpus that can be listed").path()).collect();
+    let mut inputs: Vec<PathBuf> = std::fs::read_dir(&directory)
+        .expect("the corpus")
+        .map(|entry| entry.expect("a corpus that can be listed").path())
+        .collect();
     inputs.sort();
     let mut accepted = 0;
     for path in &inputs {

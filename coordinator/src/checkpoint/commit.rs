@@ -38,14 +38,17 @@ pub fn staging(step: u64) -> String {
 pub fn commit(run: &Path, job: &str, config: &RunConfig, request: &Commit) -> Result<Committed, CheckpointError> {
     let expected = staging(request.step);
     if request.staging != expected {
-        return Err(CheckpointError::Refused(format!("the workers wrote to {}, not to {expected}", request.staging)));
+        let message = format!("the workers wrote to {:?}, not to {expected}", request.staging);
+        return Err(CheckpointError::Refused(message));
     }
     let state: TrainingState = serde_json::from_str(&request.state)
         .map_err(|error| CheckpointError::Refused(format!("the worker of rank 0 sent no training state: {error}")))?;
     let staged = run.join(&expected);
     let mut files = request.files.clone();
     files.sort_by(|one, other| one.name.cmp(&other.name));
-    check_names(&files)?;
+    if let Some(fault) = fault_of_names(&files) {
+        return Err(CheckpointError::Refused(format!("the workers reported {fault}")));
+    }
     for file in &files {
         check_staged(&staged, file)?;
     }
@@ -73,25 +76,19 @@ pub fn commit(run: &Path, job: &str, config: &RunConfig, request: &Commit) -> Re
     })
 }
 
-/// Names that stay inside the directory, each once.
-fn check_names(files: &[ManifestFile]) -> Result<(), CheckpointError> {
+/// What is wrong with the names of a checkpoint's files: each must be once, and inside its directory.
+pub(super) fn fault_of_names(files: &[ManifestFile]) -> Option<String> {
     let mut seen = BTreeSet::new();
-    for file in files {
-        let name = &file.name;
+    for ManifestFile { name, .. } in files {
         let is_plain = Path::new(name).file_name().is_some_and(|plain| plain == name.as_str());
-        if !is_plain || name.starts_with('.') || name == manifest::FILE {
-            let message = format!("a worker reported a file named \"{name}\"");
-            return Err(CheckpointError::Refused(message));
+        if !is_plain || name.starts_with('.') || name == manifest::FILE || name.contains(char::is_control) {
+            return Some(format!("a file named {name:?}"));
         }
         if !seen.insert(name) {
-            let message = format!("two workers wrote {name}");
-            return Err(CheckpointError::Refused(message));
+            return Some(format!("{name} twice"));
         }
     }
-    if files.is_empty() {
-        return Err(CheckpointError::Refused("the workers wrote no files".into()));
-    }
-    Ok(())
+    files.is_empty().then(|| "no files".into())
 }
 
 fn check_staged(staged: &Path, file: &ManifestFile) -> Result<(), CheckpointError> {
@@ -104,7 +101,7 @@ fn check_staged(staged: &Path, file: &ManifestFile) -> Result<(), CheckpointErro
             found.0,
             found.1,
             file.bytes,
-            file.sha256
+            file.sha256.escape_debug()
         )));
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Whether a committed checkpoint is whole, and whether it fits.
 
-use super::commit::measure;
+use super::commit::{fault_of_names, measure};
 use super::{CheckpointError, io};
 use medley_common::config::RunConfig;
 use medley_common::manifest::{self, Manifest};
@@ -26,9 +26,12 @@ pub fn verify(directory: &Path) -> Result<Manifest, CheckpointError> {
             manifest.format,
             medley_common::VERSION,
             manifest::FORMAT,
-            manifest.version
+            manifest.version.escape_debug()
         );
         return Err(CheckpointError::Unfit { path, message });
+    }
+    if let Some(fault) = fault_of_names(&manifest.files) {
+        return Err(damaged(&path, format!("names {fault}")));
     }
     for file in &manifest.files {
         let path = directory.join(&file.name);
@@ -129,6 +132,28 @@ mod tests {
             let message = verify(directory.path()).unwrap_err().to_string();
             assert!(message.contains(expected) && message.contains(name), "{message}");
             assert!(!message.contains('\n'), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_manifest_vouches_for_nothing_outside_of_its_directory() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("step-4");
+        fs::create_dir(&directory).unwrap();
+        let manifest = checkpoint(&directory);
+        fs::write(root.path().join("outside"), "tensors").unwrap();
+        let absolute = root.path().join("outside").display().to_string();
+        for name in ["../outside", absolute.as_str(), "a\nb", "", ".", ".hidden", manifest::FILE] {
+            let files = vec![ManifestFile { name: name.into(), ..manifest.files[0].clone() }];
+            let text = serde_json::to_vec(&Manifest { files, ..manifest.clone() }).unwrap();
+            fs::write(directory.join(manifest::FILE), text).unwrap();
+            let message = verify(&directory).expect_err(name).to_string();
+            assert!(message.contains("names a file named") && !message.contains('\n'), "{message}");
+        }
+        for files in [Vec::new(), vec![manifest.files[0].clone(); 2]] {
+            let text = serde_json::to_vec(&Manifest { files, ..manifest.clone() }).unwrap();
+            fs::write(directory.join(manifest::FILE), text).unwrap();
+            assert!(verify(&directory).is_err());
         }
     }
 

@@ -22,7 +22,8 @@ fn reports() -> Vec<(&'static str, Body)> {
         users: 9,
         metrics: vec![metric],
     };
-    let failed = |because_of_rank| proto::Failed { message: "no rows\nfrom it".into(), bad_input: false, because_of_rank };
+    let failed =
+        |because_of_rank| proto::Failed { message: "no rows\nfrom it".into(), bad_input: false, because_of_rank };
     vec![
         ("heartbeat", Body::Heartbeat(proto::Heartbeat { step: 3 })),
         ("ready", ready()),
@@ -70,7 +71,8 @@ pub fn messages() -> Inputs {
         secret: vec![7; 8],
         ..proto::Assignment::default()
     };
-    let join = proto::JoinRequest { job: "job".into(), version: "0.1.0".into(), slot: 1, ..proto::JoinRequest::default() };
+    let join =
+        proto::JoinRequest { job: "job".into(), version: "0.1.0".into(), slot: 1, ..proto::JoinRequest::default() };
     let reply = proto::JoinReply { worker: "worker-1-00".into(), heartbeat_ms: 100, death_ms: 10_000 };
     let encoded = |kind: u8, bytes: Vec<u8>| [vec![kind], bytes].concat();
     let mut inputs = vec![
@@ -229,7 +231,8 @@ pub fn checkpoints() -> Inputs {
         }
         safetensors::serialize(views, None).expect("tensors that can be written")
     };
-    let header = |text: &str, data: usize| [&(text.len() as u64).to_le_bytes(), text.as_bytes(), &vec![0; data]].concat();
+    let header =
+        |text: &str, data: usize| [&(text.len() as u64).to_le_bytes(), text.as_bytes(), &vec![0; data]].concat();
     let input = |name: &str, kind: u8, bytes: Vec<u8>| named(name, [vec![kind], bytes].concat());
     let whole = file(&[""], 2, Dtype::F32);
     let mut inputs = vec![
@@ -243,8 +246,19 @@ pub fn checkpoints() -> Inputs {
         input("endless-header", PARAMETERS, u64::MAX.to_le_bytes().to_vec()),
         input("huge-header", PARAMETERS, (99_000_000u64).to_le_bytes().to_vec()),
         input("header-of-lines", PARAMETERS, header("{\n\"a\":\n{}}", 0)),
-        input("huge-shape", PARAMETERS, header(r#"{"weight":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}"#, 0)),
-        input("overlap", PARAMETERS, header(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#, 12)),
+        input(
+            "huge-shape",
+            PARAMETERS,
+            header(r#"{"weight":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}"#, 0),
+        ),
+        input(
+            "overlap",
+            PARAMETERS,
+            header(
+                r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#,
+                12,
+            ),
+        ),
         input("backwards", PARAMETERS, header(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#, 8)),
     ];
     for (name, bytes) in super::text::manifests() {

@@ -1,6 +1,6 @@
 //! Writes the corpora's first inputs: `cargo run --example seeds`, in `fuzz/`. The same every time, so that a change of a format
 //! is a change of this program and not of files that nobody can read. Inputs with other names, which a fuzzer found, are left
-//! alone.
+//! alone. The words of configurations go into a dictionary, since a fuzzer does not guess them.
 
 mod binary;
 mod text;
@@ -29,6 +29,9 @@ fn main() {
         }
         println!("{target}: {} inputs", inputs.len());
     }
+    let dictionaries = Path::new(env!("CARGO_MANIFEST_DIR")).join("dictionaries");
+    fs::create_dir_all(&dictionaries).expect("a writable checkout");
+    fs::write(dictionaries.join("config"), text::words_of_configurations()).expect("a writable checkout");
 }
 
 fn named(name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> (String, Vec<u8>) {

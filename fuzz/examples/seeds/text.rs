@@ -5,6 +5,8 @@ use medley_common::config::{self, RunConfig};
 use medley_common::hash;
 use medley_common::manifest::{FORMAT, Manifest, ManifestFile, TrainingState};
 use medley_fuzz::manifest::{INSIDE, OUTSIDE};
+use serde_json::Value;
+use std::collections::BTreeSet;
 
 pub fn configurations() -> Inputs {
     let mut all = RunConfig::default();
@@ -34,6 +36,33 @@ pub fn configurations() -> Inputs {
         inputs.push(named(format!("method-{method}"), text));
     }
     inputs
+}
+
+/// Every key and every name of a value, as libFuzzer reads them.
+pub fn words_of_configurations() -> String {
+    let mut words = BTreeSet::new();
+    collect(&config::schema(), &mut words);
+    words.iter().map(|word| format!("\"{word}\"\n")).collect()
+}
+
+fn collect(schema: &Value, words: &mut BTreeSet<String>) {
+    match schema {
+        Value::Object(members) => {
+            for (name, member) in members {
+                match (name.as_str(), member) {
+                    ("properties", Value::Object(properties)) => words.extend(properties.keys().cloned()),
+                    ("const", Value::String(word)) => words.extend([word.clone()]),
+                    ("enum", Value::Array(all)) => {
+                        words.extend(all.iter().filter_map(Value::as_str).map(str::to_owned))
+                    }
+                    _ => {}
+                }
+                collect(member, words);
+            }
+        }
+        Value::Array(elements) => elements.iter().for_each(|element| collect(element, words)),
+        _ => {}
+    }
 }
 
 /// Formats as `medley_fuzz::dataset` numbers them.
