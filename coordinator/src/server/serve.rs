@@ -11,13 +11,17 @@ use proto::coordinator_message::Body;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tonic::transport::server::TcpIncoming;
 
 /// Largest message from a worker. A report of steps is some hundred bytes a step.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
+
+/// Connections that may wait to be accepted, as far as the system allows (`net.core.somaxconn`). All workers of a job dial at
+/// once, and again when the coordinator was gone: those for whom there is no room are reset or wait for a second.
+const BACKLOG: u32 = 4096;
 
 /// How long connections may take to close in good order.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -59,8 +63,9 @@ impl Listener {
     /// [`ServerError`].
     pub async fn bind(listen: &str) -> Result<Self, ServerError> {
         let unusable = |source| ServerError::Unusable { address: listen.to_owned(), source };
-        let socket = TcpListener::bind(listen).await.map_err(|error| match (error.kind(), listen.parse()) {
-            (std::io::ErrorKind::AddrInUse, Ok(address)) => ServerError::InUse(address),
+        let address: SocketAddr = listen.parse().map_err(|error| unusable(std::io::Error::other(error)))?;
+        let socket = open(address).map_err(|error| match error.kind() {
+            std::io::ErrorKind::AddrInUse => ServerError::InUse(address),
             _ => unusable(error),
         })?;
         let address = socket.local_addr().map_err(unusable)?;
@@ -78,6 +83,15 @@ impl Listener {
         }
         format!("http://{address}")
     }
+}
+
+/// A socket that listens.
+fn open(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A coordinator that is started anew finds its port free although old connections linger.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// The running service. Dropping it ends it.
