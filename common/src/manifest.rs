@@ -80,7 +80,8 @@ mod tests {
     #[test]
     fn numbers_are_read_to_the_last_bit() {
         for metric in [0.123_456_700_020_734_98, 0.1 + 0.2, 1.0 / 3.0, f64::MIN_POSITIVE, 1e300 / 7.0] {
-            let written = TrainingState { best_metric: Some(metric), train_seconds: metric, ..TrainingState::default() };
+            let written =
+                TrainingState { best_metric: Some(metric), train_seconds: metric, ..TrainingState::default() };
             let text = serde_json::to_string(&written).unwrap();
             assert_eq!(serde_json::from_str::<TrainingState>(&text).unwrap(), written, "{text}");
         }

@@ -120,6 +120,7 @@ impl Coordinator {
 }
 
 /// Which message an event is.
+#[derive(Clone, Copy)]
 enum Message {
     Heartbeat,
     Steps { count: u64, sent: Duration },

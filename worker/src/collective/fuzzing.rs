@@ -96,7 +96,8 @@ pub fn seal(mut wire: &mut [u8]) {
         let (sequence, length) = (number(24), number(32));
         let payload = usize::try_from(length).unwrap_or(usize::MAX).min(rest.len());
         let header = Header {
-            kind: Kind::ALL[usize::from(head[4]) % Kind::ALL.len()],
+            // Kinds count from 1.
+            kind: Kind::ALL[usize::from(head[4].wrapping_sub(1)) % Kind::ALL.len()],
             source: SOURCE as u16,
             job: JOB,
             generation: GENERATION,
