@@ -72,6 +72,12 @@ impl Staged {
         values.to_device(Device::Cpu).copy_data(&mut file.values[start..], count);
     }
 
+    /// Where the first copy lies.
+    #[cfg(test)]
+    pub fn address(&self) -> *const f32 {
+        self.files[0].values.as_ptr()
+    }
+
     /// Bytes of the copies.
     pub fn bytes(&self) -> usize {
         self.files[..self.used].iter().map(|file| 4 * file.values.len()).sum()

@@ -158,7 +158,7 @@ mod tests {
             assert_eq!((written.attempt, written.state.as_str()), (attempt(step), "state"));
             let file = &written.outcome.unwrap()[0];
             assert_eq!(storage.measure(attempt(step), &file.name).unwrap(), (file.bytes, file.sha256.clone()));
-            let address = writer.spare.files[0].values.as_ptr();
+            let address = writer.spare.address();
             assert_eq!(*memory.get_or_insert(address), address);
         }
     }

@@ -91,7 +91,7 @@ struct Subject {
 }
 
 enum Source {
-    Checkpoint(Checkpoint),
+    Checkpoint(Box<Checkpoint>),
     Exported(Box<Exported>),
 }
 
@@ -111,7 +111,7 @@ impl Subject {
         let manifest = checkpoint.manifest();
         let config = trained_configuration(place, arguments.config.as_deref(), manifest, &arguments.overrides)?;
         let (peers, step, data_hash) = ((0..manifest.peers).collect(), manifest.step, manifest.data_hash.clone());
-        Ok(Self { source: Source::Checkpoint(checkpoint), config, peers, step, data_hash })
+        Ok(Self { source: Source::Checkpoint(Box::new(checkpoint)), config, peers, step, data_hash })
     }
 }
 
