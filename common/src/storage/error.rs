@@ -49,9 +49,10 @@ pub enum StorageError {
     },
     /// It was written by another version.
     #[error(
-        "{place}: has format {found}, this version of Medley ({}) reads {}; take version {version}",
+        "{place}: has format {found}, this version of Medley ({}) reads {}; take version {}",
         crate::VERSION,
-        crate::manifest::FORMAT
+        crate::manifest::FORMAT,
+        .version.escape_debug()
     )]
     Format {
         /// The manifest.

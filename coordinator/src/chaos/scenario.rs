@@ -126,7 +126,7 @@ impl Scenario {
         let text =
             std::fs::read_to_string(path).map_err(|source| ScenarioError::Read { path: name.clone(), source })?;
         let scenario: Self = toml::from_str(&text).map_err(|error| {
-            let line = error.span().map(|span| text[..span.start.min(text.len())].lines().count().max(1));
+            let line = error.span().map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
             let path = line.map_or(name.clone(), |line| format!("{name}:{line}"));
             ScenarioError::Form { path, what: error.message().lines().collect::<Vec<_>>().join("; ") }
         })?;

@@ -44,7 +44,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use medley_common::manifest::{self, Manifest};
+    use medley_common::hash;
+    use medley_common::manifest::{self, Manifest, ManifestFile};
     use medley_common::storage::Attempt;
 
     /// Checkpoints of some steps, each with the step that was the best by then and the metric of its own validation.
@@ -68,7 +69,7 @@ mod tests {
                 config_hash: String::new(),
                 data_hash: String::new(),
                 state,
-                files: Vec::new(),
+                files: vec![ManifestFile { name: "shared.safetensors".into(), bytes: 0, sha256: hash::sha256(b"") }],
             };
             let attempt = Attempt { step: *step, generation: 1 };
             storage.put(attempt, "shared.safetensors", b"").unwrap();

@@ -2,7 +2,7 @@
 
 use super::cohort::{CohortPlan, NewPeer};
 use super::losses::{Evidence, Loss};
-use super::messages::{Action, Event, Kept, KeptReady, Outcome, SessionNumber, Settings, Slot, Suspended};
+use super::messages::{Action, Assignment, Event, Kept, KeptReady, Outcome, SessionNumber, Settings, Slot, Suspended};
 use super::origins::Start;
 use super::recoveries::Recoveries;
 use super::reform::Reform;
@@ -70,6 +70,8 @@ pub struct Cluster {
     pub(super) seats: Vec<Seat>,
     /// Where it began.
     pub(super) began: Option<Arc<Start>>,
+    /// What its workers were assigned, for those that were away when it was sent.
+    pub(super) assignments: BTreeMap<Slot, Assignment>,
     /// Its number; before the first, that which the first will have, less one.
     pub(super) generation: u64,
     pub(super) evidence: Evidence,
@@ -174,6 +176,7 @@ impl Cluster {
             state: State::Joining { until: settings.join },
             workers: BTreeMap::new(),
             seats: Vec::new(),
+            assignments: BTreeMap::new(),
             began: None,
             generation: settings.generation.saturating_sub(1),
             evidence: Evidence::default(),

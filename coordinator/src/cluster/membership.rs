@@ -31,6 +31,7 @@ impl Cluster {
             (worker.session, worker.has_session, worker.last_heard) = (session, true, self.awake);
             (worker.process_id, worker.host, worker.address) = (process_id, host, address);
             self.evidence.clear(slot);
+            self.catch_up(slot, generation, actions);
             return;
         }
         if self.workers.contains_key(&slot) {
@@ -53,6 +54,29 @@ impl Cluster {
         self.recoveries.filled(slot);
         self.evidence.clear(slot);
         actions.push(Action::Record(JobEvent::WorkerJoined { worker: worker_name(slot), slot, process_id, device }));
+    }
+
+    /// Tells a worker that was away what it may have missed.
+    fn catch_up(&self, slot: Slot, its_generation: u64, actions: &mut Vec<Action>) {
+        let generation = self.generation;
+        if self.workers.get(&slot).is_none_or(|worker| worker.member().is_none() || worker.has_completed()) {
+            return;
+        }
+        match &self.state {
+            State::Running { .. } if its_generation < generation => {
+                let missed = self.assignments.get(&slot).cloned();
+                actions.extend(missed.map(|assignment| Action::Assign { slot, assignment }));
+            }
+            State::Running { pausing: true, .. } => self.send_pause(slot, actions),
+            State::Reforming(_) => {
+                let reason = "another worker was lost".to_owned();
+                actions.push(Action::Abort { slot, generation, reason });
+            }
+            _ => {}
+        }
+        if let (Some(stop), State::Running { .. }) = (&self.stop, &self.state) {
+            actions.push(Action::SendStop { slot, generation, reason: stop.reason.clone() });
+        }
     }
 
     /// Deals with a loss: the job ends, or the generation does and a replacement is sought.

@@ -112,15 +112,18 @@ impl Cluster {
 
     /// Asks the members to leave after a step that they agree on.
     pub(super) fn pause(&mut self, actions: &mut Vec<Action>) {
-        let peers = self.cohort.peers_after(self.steps.committed());
-        // A peer that leaves comes back from the checkpoint that it left in.
-        let checkpoint = self.active().iter().any(|peer| *peer >= peers);
         let members = self.workers.iter().filter(|(_, worker)| worker.member().is_some());
-        let generation = self.generation;
-        actions.extend(members.map(|(slot, _)| Action::Pause { slot: *slot, generation, checkpoint }));
+        members.for_each(|(slot, _)| self.send_pause(*slot, actions));
         if let State::Running { pausing, .. } = &mut self.state {
             *pausing = true;
         }
+    }
+
+    pub(super) fn send_pause(&self, slot: Slot, actions: &mut Vec<Action>) {
+        let peers = self.cohort.peers_after(self.steps.committed());
+        // A peer that leaves comes back from the checkpoint that it left in.
+        let checkpoint = self.active().iter().any(|peer| *peer >= peers);
+        actions.push(Action::Pause { slot, generation: self.generation, checkpoint });
     }
 
     pub(super) fn advance_reform(&mut self, actions: &mut Vec<Action>) -> bool {
@@ -348,6 +351,7 @@ impl Cluster {
         let start = Arc::new(start);
         self.began = Some(Arc::clone(&start));
         let checkpoint_step = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step);
+        self.assignments.clear();
         for member in members.iter() {
             let assignment = Assignment {
                 generation: self.generation,
@@ -356,6 +360,7 @@ impl Cluster {
                 start: Arc::clone(&start),
                 checkpoint_step,
             };
+            self.assignments.insert(member.slot, assignment.clone());
             actions.push(Action::Assign { slot: member.slot, assignment });
         }
         self.state = State::Running { meet_until: Some(self.now + self.settings.join), pausing: false };
