@@ -5,10 +5,10 @@ SHELL := /usr/bin/env bash
 .DEFAULT_GOAL := help
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help setup build demo test lint fmt clippy deny doc bench bench-kernels bench-gate bench-growth chaos clean
+.PHONY: help setup build demo test lint fmt clippy deny doc bench bench-kernels bench-gate bench-growth bench-heartbeats chaos fuzz clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## check the tools and install libtorch (GPU=1: with CUDA and NCCL); seconds when done before
 	@scripts/setup
@@ -54,6 +54,12 @@ bench-gate: build ## fails when a step or the loss got slower against its matrix
 
 bench-growth: build ## how time, bytes and memory grow with the cohort, and a model of it: bench/GROWTH.md
 	$(TARGET)/release/medley-worker bench growth --output bench
+
+bench-heartbeats: setup ## how long a coordinator takes to handle the heartbeats of 1,000 workers (ARGS="--aligned --json")
+	cargo bench --locked --package medley-coordinator --bench heartbeats -- $(ARGS)
+
+fuzz: setup ## hostile input for everything that is read: each target of fuzz/ for SECONDS=30 (TARGETS="config frames")
+	@SECONDS_EACH=$(or $(SECONDS),30) scripts/fuzz $(TARGETS)
 
 chaos: build ## faults on purpose: 10,000 simulated schedules, real jobs whose workers are killed, stopped, cut off: bench/CHAOS.md
 	@scripts/chaos

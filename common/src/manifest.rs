@@ -6,6 +6,8 @@
 //! visible is complete. `storage` says what stands for the renaming where checkpoints are kept elsewhere.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::path::Path;
 
 /// The name of the manifest's file.
 pub const FILE: &str = "manifest.json";
@@ -16,6 +18,21 @@ pub const FORMAT: u32 = 1;
 /// The peer whose parameters a file of a checkpoint holds: `peer-J.safetensors`.
 pub fn peer_of(file: &str) -> Option<u32> {
     file.strip_prefix("peer-")?.strip_suffix(".safetensors")?.parse().ok()
+}
+
+/// What is wrong with the names of a checkpoint's files: each must be there once, and lie inside its directory.
+pub fn fault_of_names(files: &[ManifestFile]) -> Option<String> {
+    let mut seen = BTreeSet::new();
+    for ManifestFile { name, .. } in files {
+        let is_plain = Path::new(name).file_name().is_some_and(|plain| plain == name.as_str());
+        if !is_plain || name.starts_with('.') || name == FILE || name.contains(char::is_control) {
+            return Some(format!("a file named {name:?}"));
+        }
+        if !seen.insert(name) {
+            return Some(format!("{name} twice"));
+        }
+    }
+    files.is_empty().then(|| "no files".into())
 }
 
 /// Contents of `manifest.json`.
@@ -84,4 +101,21 @@ pub struct TrainingState {
     pub rows: u64,
     /// Bytes sent so far by the worker of rank 0.
     pub bytes_sent: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_to_the_last_bit() {
+        for metric in [0.123_456_700_020_734_98, 0.1 + 0.2, 1.0 / 3.0, f64::MIN_POSITIVE, 1e300 / 7.0] {
+            let written =
+                TrainingState { best_metric: Some(metric), train_seconds: metric, ..TrainingState::default() };
+            let text = serde_json::to_string(&written).unwrap();
+            assert_eq!(serde_json::from_str::<TrainingState>(&text).unwrap(), written, "{text}");
+        }
+    }
 }

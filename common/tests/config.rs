@@ -352,3 +352,13 @@ fn certificates_do_not_change_what_is_learned() {
     let encrypted = parse(MINIMAL, &["security.certificates=here", "security.plaintext=true"]).unwrap();
     assert_eq!(config::identity(&plain), config::identity(&encrypted));
 }
+
+#[test]
+fn line_ends_in_keys_and_values_do_not_reach_the_message() {
+    assert_eq!(fault("\"se\\ned\" = 1\n", &[]), "job.toml:1: unknown key `se\\ned`; did you mean `seed`?");
+    let metric = fault("[data]\npath = \"x\"\n[train]\nmetric = \"a\\nb\"\n", &[]);
+    assert!(metric.starts_with("job.toml:4: train.metric: is \"a\\nb\""), "{metric}");
+    assert!(fault(MINIMAL, &["method.b\nta=0.1"]).starts_with("--set method.b\\nta: unknown key"));
+    let no_value = "a\nb".parse::<Override>().unwrap_err().to_string();
+    assert_eq!(no_value.lines().count(), 1, "{no_value}");
+}

@@ -284,6 +284,22 @@ async fn a_port_in_use_is_named_with_its_key() {
     assert!(message.contains("launch.listen") && message.contains(&port), "{message}");
 }
 
+#[tokio::test]
+async fn more_than_a_thousand_may_dial_at_once() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    const DIALLERS: u64 = 1_100;
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let files = Rlimit { current: Some(maximum.unwrap_or(4_096).min(4_096)), maximum };
+    setrlimit(Resource::Nofile, files).unwrap();
+    let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse::<u64>().unwrap();
+    let listener = Listener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_url().trim_start_matches("http://").parse().unwrap();
+    // Nobody accepts: whoever finds no room waits in vain.
+    let dial = |_| std::net::TcpStream::connect_timeout(&address, Duration::from_secs(20)).unwrap();
+    let waiting: Vec<_> = (0..DIALLERS.min(most)).map(dial).collect();
+    assert!(waiting.iter().all(|connection| connection.peer_addr().is_ok()));
+}
+
 // Certificates.
 
 fn authority() -> tempfile::TempDir {

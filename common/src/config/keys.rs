@@ -2,6 +2,7 @@
 
 use super::{Override, schema};
 use std::ops::Range;
+use std::sync::LazyLock;
 
 /// Where a configuration came from, to say where its faults are.
 pub struct Source<'a> {
@@ -56,11 +57,11 @@ fn line_at(text: &str, offset: usize) -> usize {
 pub fn suggestion(key: &str) -> String {
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
     let nearest = known()
-        .into_iter()
+        .iter()
         .map(|candidate| {
             // The right name in the wrong table is the commonest slip, after a misspelling in the right one.
-            let whole = strsim::damerau_levenshtein(key, &candidate);
-            let name = strsim::damerau_levenshtein(&last(key), &last(&candidate)) + 1;
+            let whole = strsim::damerau_levenshtein(key, candidate);
+            let name = strsim::damerau_levenshtein(&last(key), &last(candidate)) + 1;
             (whole.min(name), candidate)
         })
         .min();
@@ -73,11 +74,14 @@ pub fn suggestion(key: &str) -> String {
 }
 
 /// Every key that a configuration may have, dotted.
-pub fn known() -> Vec<String> {
-    let schema = schema();
-    let mut keys = Vec::new();
-    collect(&schema, &schema, "", &mut keys);
-    keys
+pub fn known() -> &'static [String] {
+    static KNOWN: LazyLock<Vec<String>> = LazyLock::new(|| {
+        let schema = schema();
+        let mut keys = Vec::new();
+        collect(&schema, &schema, "", &mut keys);
+        keys
+    });
+    &KNOWN
 }
 
 fn collect(root: &serde_json::Value, node: &serde_json::Value, prefix: &str, keys: &mut Vec<String>) {

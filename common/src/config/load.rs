@@ -89,7 +89,7 @@ impl FromStr for Override {
     type Err = ConfigError;
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
-        let malformed = || ConfigError::Override { text: text.into() };
+        let malformed = || ConfigError::Override { text: plain(text) };
         let (key, value) = text.split_once('=').ok_or_else(malformed)?;
         let key = key.trim();
         if key.is_empty() || key.split('.').any(str::is_empty) {
@@ -136,9 +136,9 @@ pub fn parse(text: &str, origin: &str, overrides: &[Override]) -> Result<RunConf
     for change in overrides {
         if !known.contains(&change.key) {
             return Err(ConfigError::UnknownKey {
-                place: format!("--set {}", change.key),
+                place: format!("--set {}", plain(&change.key)),
                 suggestion: keys::suggestion(&change.key),
-                key: change.key.clone(),
+                key: plain(&change.key),
             });
         }
         insert(&mut table, &change.fitted())?;
@@ -148,11 +148,11 @@ pub fn parse(text: &str, origin: &str, overrides: &[Override]) -> Result<RunConf
         .map_err(|error| malformed_override(overrides, &error))?;
     if let Some(key) = unknown.into_iter().next() {
         let place = source.place_of_key(&key);
-        return Err(ConfigError::UnknownKey { place, suggestion: keys::suggestion(&key), key });
+        return Err(ConfigError::UnknownKey { place, suggestion: keys::suggestion(&key), key: plain(&key) });
     }
     validate::check(&config).map_err(|fault| ConfigError::Invalid {
         place: format!("{}: {}", source.place_of_key(fault.key), fault.key),
-        message: fault.message,
+        message: plain(&fault.message),
     })?;
     Ok(config)
 }
@@ -212,6 +212,17 @@ fn malformed_override(overrides: &[Override], error: &toml::de::Error) -> Config
         place: culprit.map_or_else(|| "--set".into(), |change| format!("--set {}", change.key)),
         message: one_line(error.message()),
     }
+}
+
+/// Text of the user in a message: line ends and other control characters, which TOML can spell, as TOML spells them.
+fn plain(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut plain, character| {
+        match character {
+            character if character.is_control() => plain.extend(character.escape_debug()),
+            character => plain.push(character),
+        }
+        plain
+    })
 }
 
 fn one_line(message: &str) -> String {

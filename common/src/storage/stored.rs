@@ -65,7 +65,11 @@ impl Stored {
             let version = value["version"].as_str().unwrap_or("that wrote it").to_owned();
             return Err(StorageError::Format { place, found: u32::try_from(found).unwrap_or(u32::MAX), version });
         }
-        Ok(Self { manifest: serde_json::from_value(value).map_err(damaged)?, folder })
+        let manifest: Manifest = serde_json::from_value(value).map_err(damaged)?;
+        if let Some(fault) = manifest::fault_of_names(&manifest.files) {
+            return Err(StorageError::Damaged { place, what: format!("it names {fault}") });
+        }
+        Ok(Self { manifest, folder })
     }
 
     /// The whole place of the checkpoint, for people.

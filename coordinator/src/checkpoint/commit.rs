@@ -5,8 +5,6 @@ use crate::cluster::Commit;
 use medley_common::config::{self, RunConfig};
 use medley_common::manifest::{self, Manifest, ManifestFile, TrainingState};
 use medley_common::storage::{Attempt, Storage};
-use std::collections::BTreeSet;
-use std::path::Path;
 
 /// A checkpoint that is in place.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,13 +34,16 @@ pub fn commit(
     let attempt = Attempt { step: request.step, generation: request.generation };
     let expected = storage.staging(attempt);
     if request.staging != expected {
-        return Err(CheckpointError::Refused(format!("the workers wrote to {}, not to {expected}", request.staging)));
+        let message = format!("the workers wrote to {:?}, not to {expected}", request.staging);
+        return Err(CheckpointError::Refused(message));
     }
     let state: TrainingState = serde_json::from_str(&request.state)
         .map_err(|error| CheckpointError::Refused(format!("the worker of rank 0 sent no training state: {error}")))?;
     let mut files = request.files.clone();
     files.sort_by(|one, other| one.name.cmp(&other.name));
-    check_names(&files)?;
+    if let Some(fault) = manifest::fault_of_names(&files) {
+        return Err(CheckpointError::Refused(format!("the workers reported {fault}")));
+    }
     for file in &files {
         check_file(storage, attempt, file)?;
     }
@@ -71,27 +72,6 @@ pub fn commit(
     Ok(Committed { step: request.step, directory: storage.checkpoint(request.step), bytes, state })
 }
 
-/// Names that stay inside the directory, each once.
-fn check_names(files: &[ManifestFile]) -> Result<(), CheckpointError> {
-    let mut seen = BTreeSet::new();
-    for file in files {
-        let name = &file.name;
-        let is_plain = Path::new(name).file_name().is_some_and(|plain| plain == name.as_str());
-        if !is_plain || name.starts_with('.') || name == manifest::FILE {
-            let message = format!("a worker reported a file named \"{name}\"");
-            return Err(CheckpointError::Refused(message));
-        }
-        if !seen.insert(name) {
-            let message = format!("two workers wrote {name}");
-            return Err(CheckpointError::Refused(message));
-        }
-    }
-    if files.is_empty() {
-        return Err(CheckpointError::Refused("the workers wrote no files".into()));
-    }
-    Ok(())
-}
-
 fn check_file(storage: &Storage, attempt: Attempt, file: &ManifestFile) -> Result<(), CheckpointError> {
     let (bytes, sha256) = storage.measure(attempt, &file.name)?;
     if (bytes, &sha256) != (file.bytes, &file.sha256) {
@@ -100,7 +80,7 @@ fn check_file(storage: &Storage, attempt: Attempt, file: &ManifestFile) -> Resul
             storage.staging(attempt),
             file.name,
             file.bytes,
-            file.sha256
+            file.sha256.escape_debug()
         )));
     }
     Ok(())

@@ -121,6 +121,27 @@ mod tests {
     }
 
     #[test]
+    fn a_manifest_vouches_for_nothing_outside_of_its_directory() {
+        let (root, storage, manifest) = checkpoint();
+        let directory = root.path().join("checkpoints/step-4");
+        let outside = root.path().join("checkpoints/outside");
+        fs::write(&outside, "tensors").unwrap();
+        let absolute = outside.display().to_string();
+        for name in ["../outside", absolute.as_str(), "a\nb", "", ".", ".hidden", manifest::FILE] {
+            let files = vec![ManifestFile { name: name.into(), ..manifest.files[0].clone() }];
+            let text = serde_json::to_vec(&Manifest { files, ..manifest.clone() }).unwrap();
+            fs::write(directory.join(manifest::FILE), text).unwrap();
+            let message = verify(&storage, 4).expect_err(name).to_string();
+            assert!(message.contains("it names a file named") && !message.contains('\n'), "{message}");
+        }
+        for files in [Vec::new(), vec![manifest.files[0].clone(); 2]] {
+            let text = serde_json::to_vec(&Manifest { files, ..manifest.clone() }).unwrap();
+            fs::write(directory.join(manifest::FILE), text).unwrap();
+            assert!(verify(&storage, 4).is_err());
+        }
+    }
+
+    #[test]
     fn another_shape_names_its_key() {
         let (_run, _, manifest) = checkpoint();
         let trained = RunConfig::default();

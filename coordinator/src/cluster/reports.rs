@@ -123,7 +123,10 @@ impl Cluster {
             };
             is_routine = false;
             self.progressed(step, actions);
-            self.recovered(actions);
+            // A step of the generation that has just ended, reported late, is no recovery from its end.
+            if matches!(self.state, State::Running { .. }) {
+                self.recovered(actions);
+            }
         }
         is_routine
     }

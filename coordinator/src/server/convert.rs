@@ -45,21 +45,26 @@ pub fn report(body: Option<Body>) -> Option<Report> {
 
 fn evaluation(evaluation: proto::Evaluation) -> Evaluation {
     Evaluation {
-        subject: evaluation.subject,
+        subject: plain(evaluation.subject),
         step: evaluation.step,
-        split: evaluation.split,
-        protocol: evaluation.protocol,
-        candidates_hash: Some(evaluation.candidates_hash).filter(|hash| !hash.is_empty()),
+        split: plain(evaluation.split),
+        protocol: plain(evaluation.protocol),
+        candidates_hash: Some(plain(evaluation.candidates_hash)).filter(|hash| !hash.is_empty()),
         users: evaluation.users,
         metrics: evaluation
             .metrics
             .into_iter()
             .map(|metric| {
                 let estimate = Estimate { mean: metric.mean, half_width: metric.half_width };
-                (metric.name, estimate)
+                (plain(metric.name), estimate)
             })
             .collect(),
     }
+}
+
+/// Names that messages for people quote have no line ends in them, nor anything that a terminal obeys.
+fn plain(name: String) -> String {
+    if name.contains(char::is_control) { name.escape_debug().to_string() } else { name }
 }
 
 /// Messages for people are one line.
@@ -133,5 +138,19 @@ mod tests {
         };
         assert!(matches!(suspended(-1), Report::Suspended(Suspended { because_of_rank: None, .. })));
         assert!(matches!(suspended(2), Report::Suspended(Suspended { because_of_rank: Some(2), .. })));
+    }
+
+    #[test]
+    fn names_of_several_lines_become_one() {
+        let evaluation = proto::Evaluation {
+            protocol: "full\n\u{1b}[2J".into(),
+            candidates_hash: "a\nb".into(),
+            ..proto::Evaluation::default()
+        };
+        let Some(Report::Evaluated(evaluation)) = report(Some(Body::Evaluation(evaluation))) else {
+            panic!("not an evaluation");
+        };
+        assert_eq!(evaluation.protocol, "full\\n\\u{1b}[2J");
+        assert_eq!(evaluation.candidates_hash.as_deref(), Some("a\\nb"));
     }
 }

@@ -5,15 +5,17 @@
 //! 3. `service`: joining and sessions.
 //! 4. `control`: what people ask of a running job.
 //! 5. `sessions`: who has joined, and the way to each worker.
-//! 6. `convert`: wire messages into what the cluster is told, and back.
+//! 6. [`convert`]: wire messages into what the cluster is told, and back.
+//! 7. `limits`: how many connections there may be at once.
 //!
 //! Invariants: nothing is decided here but who may join; a worker that does not read what it is sent loses its
 //! session and holds nobody up; a connection that does not say what it wants is not served, and delays no other.
 
 mod connection;
 mod control;
-mod convert;
+pub mod convert;
 mod door;
+mod limits;
 mod serve;
 mod service;
 mod sessions;

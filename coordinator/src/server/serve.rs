@@ -3,6 +3,7 @@
 use super::control::{Asked, Control};
 use super::convert;
 use super::door::{Door, Limits};
+use super::limits;
 use super::service::Service;
 use super::sessions::{Admission, Sessions};
 use crate::cluster::{Assignment, Event, Slot};
@@ -14,7 +15,7 @@ use proto::coordinator_message::Body;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tonic::transport::server::TcpIncoming;
@@ -36,6 +37,10 @@ const MAX_WITHDRAWN: usize = 16;
 
 /// How long a request may take to be answered; a session, once opened, is as long as the job.
 const REQUEST: Duration = Duration::from_secs(20);
+
+/// Connections that may wait to be accepted, as far as the system allows (`net.core.somaxconn`). All workers of a job dial at
+/// once, and again when the coordinator was gone: those for whom there is no room are reset or wait for a second.
+const BACKLOG: u32 = 4096;
 
 /// How long connections may take to close in good order.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -86,8 +91,9 @@ impl Listener {
     /// [`ServerError`].
     pub async fn bind(listen: &str) -> Result<Self, ServerError> {
         let unusable = |source| ServerError::Unusable { address: listen.to_owned(), source };
-        let socket = TcpListener::bind(listen).await.map_err(|error| match (error.kind(), listen.parse()) {
-            (std::io::ErrorKind::AddrInUse, Ok(address)) => ServerError::InUse(address),
+        let address: SocketAddr = listen.parse().map_err(|error| unusable(std::io::Error::other(error)))?;
+        let socket = open(address).map_err(|error| match error.kind() {
+            std::io::ErrorKind::AddrInUse => ServerError::InUse(address),
             _ => unusable(error),
         })?;
         let address = socket.local_addr().map_err(unusable)?;
@@ -126,6 +132,15 @@ impl Listener {
     }
 }
 
+/// A socket that listens.
+fn open(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A coordinator that is started anew finds its port free although old connections linger.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 /// The running service. Dropping it ends it.
 #[derive(Debug)]
 pub struct Server {
@@ -135,13 +150,19 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves; what workers do is sent to `events`, what people ask to `requests`.
-    pub fn start(
+    /// Serves; what workers do is sent to `events`, at once and in the order in which it arrived, what people ask to
+    /// `requests`. An [`Event`] becomes a `T` as soon as its message is decoded: who measures how long it then waits keeps the
+    /// time in it.
+    pub fn start<T>(
         listener: Listener,
         admission: Admission,
-        events: mpsc::Sender<Event>,
+        events: mpsc::Sender<T>,
         requests: mpsc::Sender<Asked>,
-    ) -> Self {
+    ) -> Self
+    where
+        T: From<Event> + Send + 'static,
+    {
+        limits::allow_connections_of(admission.workers);
         let sessions = Arc::new(Sessions::default());
         let (closing, closed) = watch::channel(false);
         let death = admission.death;
@@ -163,7 +184,7 @@ impl Server {
                 Ok(door) => door,
                 Err(error) => {
                     let message = format!("the coordinator's certificates cannot be used: {error}");
-                    let _ = events.send(Event::Broken { message }).await;
+                    let _ = events.send(Event::Broken { message }.into()).await;
                     return;
                 }
             };
@@ -183,7 +204,7 @@ impl Server {
                 .await;
             if let Err(error) = served {
                 let message = format!("the coordinator can no longer listen: {error}");
-                let _ = events.send(Event::Broken { message }).await;
+                let _ = events.send(Event::Broken { message }.into()).await;
             }
         });
         Self { sessions, closing, task }

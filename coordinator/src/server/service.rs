@@ -20,18 +20,18 @@ const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 /// Largest request to join: names and an address. What is joined with is kept as long as the worker is.
 const MAX_JOIN_BYTES: usize = 16 << 10;
 
-/// The service of one job.
+/// The service of one job; `T` is what [`Event`]s are passed on as.
 #[derive(Debug)]
-pub struct Service {
+pub struct Service<T> {
     pub admission: Admission,
     pub sessions: Arc<Sessions>,
-    pub events: mpsc::Sender<Event>,
+    pub events: mpsc::Sender<T>,
     /// True once the server shuts down.
     pub closing: watch::Receiver<bool>,
 }
 
 #[tonic::async_trait]
-impl proto::coordinator_server::Coordinator for Service {
+impl<T: From<Event> + Send + 'static> proto::coordinator_server::Coordinator for Service<T> {
     async fn join(&self, request: Request<proto::JoinRequest>) -> Result<Response<proto::JoinReply>, Status> {
         Party::require(&request, Role::Worker)?;
         let request = request.into_inner();
@@ -79,7 +79,7 @@ impl proto::coordinator_server::Coordinator for Service {
     }
 }
 
-impl Service {
+impl<T> Service<T> {
     #[allow(clippy::result_large_err, reason = "tonic's error type")]
     fn admit(&self, request: &proto::JoinRequest) -> Result<(), Status> {
         let admission = &self.admission;
@@ -117,16 +117,16 @@ pub(super) fn is_equal(one: &[u8], other: &[u8]) -> bool {
 }
 
 /// Passes a worker's messages on until its session ends.
-struct Reader {
+struct Reader<T> {
     slot: Slot,
     session: SessionNumber,
     worker: String,
     sessions: Arc<Sessions>,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<T>,
     closing: watch::Receiver<bool>,
 }
 
-impl Reader {
+impl<T: From<Event>> Reader<T> {
     async fn run(mut self, joined: Event, mut incoming: Streaming<proto::WorkerMessage>) {
         let mut closing = self.closing.clone();
         let reason = tokio::select! {
@@ -137,13 +137,13 @@ impl Reader {
         if let Some(reason) = reason {
             let (slot, session) = (self.slot, self.session);
             // Nobody listens any more once the job has ended.
-            let _ = self.events.send(Event::SessionLost { slot, session, reason }).await;
+            let _ = self.events.send(Event::SessionLost { slot, session, reason }.into()).await;
         }
     }
 
     /// Why the session ended; `None` where the job did.
     async fn pass_on(&mut self, joined: Event, incoming: &mut Streaming<proto::WorkerMessage>) -> Option<String> {
-        self.events.send(joined).await.ok()?;
+        self.events.send(joined.into()).await.ok()?;
         loop {
             let message = match incoming.message().await {
                 Ok(Some(message)) => message,
@@ -161,7 +161,7 @@ impl Reader {
             }
             if let Some(report) = convert::report(message.body) {
                 let (slot, session, generation) = (self.slot, self.session, message.generation);
-                self.events.send(Event::Reported { slot, session, generation, report }).await.ok()?;
+                self.events.send(Event::Reported { slot, session, generation, report }.into()).await.ok()?;
             }
         }
     }

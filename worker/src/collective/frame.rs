@@ -32,7 +32,8 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [Self::AllToAll, Self::AllGather, Self::ReduceScatter, Self::ReduceGather, Self::Barrier];
+    pub(super) const ALL: [Self; 5] =
+        [Self::AllToAll, Self::AllGather, Self::ReduceScatter, Self::ReduceGather, Self::Barrier];
 
     pub(super) fn name(self) -> &'static str {
         match self {

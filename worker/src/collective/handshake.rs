@@ -233,7 +233,7 @@ fn refuse(
     Err(error)
 }
 
-fn read_verdict(wire: &mut Timed<'_>) -> Result<(), HandshakeError> {
+pub(super) fn read_verdict(wire: &mut impl Read) -> Result<(), HandshakeError> {
     let [verdict] = read_array(wire)?;
     if verdict == ACCEPTED {
         return Ok(());

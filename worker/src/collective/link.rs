@@ -190,26 +190,29 @@ impl Board {
 
     // The links' threads.
 
-    fn read_link(&self, rank: usize, stream: &Stream, origin: &Origin) {
-        while let Some(frame) = self.read_frame(rank, stream, origin).transpose() {
+    fn read_link(&self, rank: usize, mut stream: &Stream, origin: &Origin) {
+        while let Some(frame) = self.read_frame(rank, &mut stream, origin).transpose() {
             match frame {
-                Ok(payload) => {
-                    let mut state = self.lock();
-                    state.links[rank].expected.pop_front();
-                    state.links[rank].arrived.push_back(payload);
-                    drop(state);
-                    self.progress.notify_all();
-                }
+                Ok(payload) => self.arrive(rank, payload),
                 Err(error) => return self.fail(rank, error),
             }
         }
     }
 
+    /// Hands the payload that was expected first to the training thread.
+    pub(super) fn arrive(&self, rank: usize, payload: Vec<u8>) {
+        let mut state = self.lock();
+        state.links[rank].expected.pop_front();
+        state.links[rank].arrived.push_back(payload);
+        drop(state);
+        self.progress.notify_all();
+    }
+
     /// Reads the next frame once it is expected; none when the group ends.
-    fn read_frame(
+    pub(super) fn read_frame(
         &self,
         rank: usize,
-        mut stream: &Stream,
+        stream: &mut impl Read,
         origin: &Origin,
     ) -> Result<Option<Vec<u8>>, CollectiveError> {
         let protocol = |what: String| CollectiveError::Protocol { rank, what };

@@ -11,6 +11,7 @@
 //! - `listener`: the open port, and the refusal of whoever does not belong ([`Listener`]);
 //! - `handshake`, `hello`: how two workers prove that they belong to the same job and generation;
 //! - `abort`: [`AbortHandle`], stopping a group from another thread;
+//! - `fuzzing`: what reads a stranger's bytes, for the fuzz targets;
 //! - `error`: [`CollectiveError`].
 //!
 //! Invariants:
@@ -24,6 +25,8 @@ mod abort;
 mod error;
 mod formation;
 mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
 mod handshake;
 mod hello;
 mod link;

@@ -101,7 +101,7 @@ pub enum DataError {
         limit: u32,
     },
     /// The header lacks a column.
-    #[error("{}:1: there is no column {column:?}; set {key} to one of: {}", path.display(), columns.join(", "))]
+    #[error("{}:1: there is no column {column:?}; set {key} to one of: {}", path.display(), listed(columns))]
     MissingColumn {
         /// The file.
         path: PathBuf,
@@ -123,7 +123,7 @@ pub enum DataError {
         what: &'static str,
     },
     /// `min_rating` without a column to read ratings from.
-    #[error("{}: data.min_rating needs data.rating_column; set it to one of: {}", path.display(), columns.join(", "))]
+    #[error("{}: data.min_rating needs data.rating_column; set it to one of: {}", path.display(), listed(columns))]
     NoRatingColumn {
         /// The file.
         path: PathBuf,
@@ -208,4 +208,14 @@ pub enum DataError {
     /// Standard output refused the result.
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
+}
+
+/// Most columns that a message names.
+const MOST_LISTED: usize = 30;
+
+/// Names of columns, which may hold anything that can be quoted, line ends among it.
+fn listed(columns: &[String]) -> String {
+    let named = columns.iter().take(MOST_LISTED).map(|column| column.escape_debug().to_string());
+    let more = columns.len().saturating_sub(MOST_LISTED);
+    named.chain((more > 0).then(|| format!("and {more} more"))).collect::<Vec<_>>().join(", ")
 }

@@ -529,3 +529,37 @@ fn a_peer_that_was_to_come_back_when_the_exchange_failed_comes_back_all_the_same
         ),
     );
 }
+
+#[test]
+fn a_step_that_is_reported_after_a_generation_ended_is_no_recovery() {
+    after_three(
+        |_| (),
+        "
+        25 w0 steps 2 2
+        25 w1 steps 2 2
+        30 w0 leaves 2 hosting 0 keeping 2 missing 1
+          -> abort w1 of generation 1
+          -> abort w2 of generation 1
+        31 w2 steps 2 2
+          -> progress 2
+        32 w1 exits by_signal_9_(SIGKILL)
+        32 w1 session-ends
+          -> log lost worker-1
+          -> dismiss w1
+          -> start w1
+        33 w2 leaves 2 hosting 2 keeping 1
+        500 w1 joins
+          -> log joined worker-1
+          -> log generation 2 after 2
+          -> keep
+          -> assign w0 rank 0 of generation 2: peers [0] after 2, shared of rank 0, 0 of rank 0, 1 of rank 2, 2 of rank 2
+          -> assign w1 rank 1 of generation 2: peers [1] after 2, shared of rank 0, 0 of rank 0, 1 of rank 2, 2 of rank 2
+          -> assign w2 rank 2 of generation 2: peers [2] after 2, shared of rank 0, 0 of rank 0, 1 of rank 2, 2 of rank 2
+        600 w0 steps 3 3
+        600 w1 steps 3 3
+        600 w2 steps 3 3
+          -> progress 3
+          -> log recovered from [\"worker-1\"] at 1, 0 again, 570 ms
+        ",
+    );
+}

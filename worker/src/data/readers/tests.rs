@@ -326,3 +326,11 @@ fn nobody_left_and_a_catalogue_of_one_are_refused() {
         "data.txt: every interaction is with the one item \"5\", so there is nothing to rank; give data with at least two items"
     );
 }
+
+#[test]
+fn columns_of_several_lines_or_without_number_are_named_on_one_line() {
+    let missing = load("x.csv", "\"us\ner\",item\n1,2\n").unwrap_err();
+    assert!(missing.ends_with("set data.user_column to one of: us\\ner, item"), "{missing}");
+    let wide = load("x.csv", format!("{}\n", "column,".repeat(5_000))).unwrap_err();
+    assert!(wide.ends_with("and 4971 more") && wide.len() < 1_000, "{wide}");
+}

@@ -1,0 +1,3 @@
+#![no_main]
+
+medley_fuzz::target!(medley_fuzz::messages::check);
