@@ -88,15 +88,17 @@ class Hub:
 
     def run(self):
         sources = {port: index for index, port in enumerate(self.ports)}
+        # Unbuffered, so that no order waits where select does not see it.
+        orders = open(0, "rb", buffering=0)
         print("ready", flush=True)
         while True:
             now = time.monotonic()
             self.deliver(now)
             wait = max(0.0, self.waiting[0][0] - now) if self.waiting else 1.0
-            readable, _, _ = select.select([sys.stdin, *self.ports], [], [], wait)
+            readable, _, _ = select.select([orders, *self.ports], [], [], wait)
             for port in readable:
-                if port is sys.stdin:
-                    line = sys.stdin.readline()
+                if port is orders:
+                    line = orders.readline().decode()
                     if not line:
                         return
                     self.order(line.split())
