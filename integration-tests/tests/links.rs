@@ -42,7 +42,7 @@ fn run(what: &str, disturb: impl FnOnce(&mut Hosts)) -> Option<Ended> {
     let script = format!(
         "#!/bin/sh\nslot=; before=\nfor word; do test \"$before\" = --slot && slot=$word; before=$word; done\n\
          test -n \"$slot\" || exec {binary} \"$@\"\nhost=$((slot + 1))\n\
-         exec ip netns exec {prefix}$host {binary} \"$@\" --listen 10.213.77.$((host + 1)):0\n",
+         exec ip netns exec {prefix}$host {binary} \"$@\" --plaintext --listen 10.213.77.$((host + 1)):0\n",
         binary = binary("medley-worker").display(),
     );
     std::fs::write(&worker, script).expect("the test's directory is writable");
@@ -56,6 +56,7 @@ fn run(what: &str, disturb: impl FnOnce(&mut Hosts)) -> Option<Ended> {
         "train.checkpoint_every=200",
         "exchange.deadline_seconds=5",
         "recovery.reform_ms=8000",
+        "security.plaintext=true",
     ];
     let mut command = std::process::Command::new("ip");
     command.args(["netns", "exec", &hosts.namespace(0)]).arg(binary("medley"));

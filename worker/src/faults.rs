@@ -52,15 +52,15 @@ fn is_here(rank: u32, generation: u64) -> bool {
 pub fn strike(step: u64, now: Moment) {
     for fault in planned() {
         match *fault {
-            Fault::FailAt { rank, step: at, moment, generation } => {
-                if at == step && moment == now && is_here(rank, generation) {
-                    die();
-                }
+            Fault::FailAt { rank, step: at, moment, generation }
+                if at == step && moment == now && is_here(rank, generation) =>
+            {
+                die();
             }
-            Fault::CorruptedFrame { rank, step: at, generation } => {
-                if at == step && now == Moment::Beginning && is_here(rank, generation) {
-                    CORRUPTS.store(true, Ordering::Relaxed);
-                }
+            Fault::CorruptedFrame { rank, step: at, generation }
+                if at == step && now == Moment::Beginning && is_here(rank, generation) =>
+            {
+                CORRUPTS.store(true, Ordering::Relaxed);
             }
             _ => {}
         }
@@ -90,11 +90,9 @@ pub fn write<E: From<io::Error>>(step: u64, bytes: &[u8], put: impl Fn(&[u8]) ->
                     return Err(io::Error::from(rustix::io::Errno::NOSPC).into());
                 }
             }
-            Fault::HalfWrittenCheckpoint { rank, step: at, generation } => {
-                if step >= at && is_here(rank, generation) {
-                    put(&bytes[..bytes.len() / 2])?;
-                    die();
-                }
+            Fault::HalfWrittenCheckpoint { rank, step: at, generation } if step >= at && is_here(rank, generation) => {
+                put(&bytes[..bytes.len() / 2])?;
+                die();
             }
             _ => {}
         }

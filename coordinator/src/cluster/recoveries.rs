@@ -78,7 +78,9 @@ impl Recoveries {
 
     /// The slots whose time has come, each once.
     pub fn due(&mut self, now: Duration) -> Vec<Slot> {
-        self.restarts.extract_if(.., |_, at| now >= *at).map(|(slot, _)| slot).collect()
+        let due: Vec<Slot> = self.restarts.iter().filter(|(_, at)| now >= **at).map(|(slot, _)| *slot).collect();
+        self.restarts.retain(|_, at| now < *at);
+        due
     }
 
     /// A generation ended by a loss.

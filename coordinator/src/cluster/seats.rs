@@ -134,7 +134,8 @@ mod tests {
     fn as_few_peers_move_as_an_even_load_allows() {
         let four = seats(&[], &set([]), &set([]), &set(0..4), &set(0..4), 4);
         assert_eq!(table(&four), "w0[0] w1[1] w2[2] w3[3]");
-        let cases: [(&str, &[u32], &[u32], u32, usize, &str); 8] = [
+        type Case = (&'static str, &'static [u32], &'static [u32], u32, usize, &'static str);
+        let cases: [Case; 8] = [
             ("restarted in its slot", &[0, 2, 3], &[1, 5], 4, 4, "w0[0] w1[1] w2[2] w3[3]"),
             ("a spare", &[0, 2, 3], &[5], 4, 4, "w0[0] w5[1] w2[2] w3[3]"),
             ("no replacement", &[0, 2, 3], &[], 4, 4, "w0[0, 1] w2[2] w3[3]"),

@@ -76,7 +76,7 @@ mod tests {
         assert_eq!(Address::read(run.path()).unwrap(), None);
         let address = Address { url: "http://127.0.0.1:9".into(), job: "j".into(), token: "t".into() };
         let published = address.publish(run.path()).unwrap();
-        let other = Address { url: "http://127.0.0.1:10".into(), ..address.clone() };
+        let other = Address { url: "http://127.0.0.1:10".into(), ..address };
         let published_by_another = other.publish(run.path()).unwrap();
         drop(published);
         assert_eq!(Address::read(run.path()).unwrap(), Some(other));
