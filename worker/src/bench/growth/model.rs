@@ -7,15 +7,16 @@
 //! that it goes with, or in the constant part of a step.
 //!
 //! **Bytes** are those that the worker sends that sends most. With R rows, width d, P shared parameters, t hosted peers and
-//! shards of R/W rows, a step in `hidden` mode is six calls: hidden rows to their owners, their cross-entropies to the
-//! peers' workers and an all-reduce of one count a row (both where noise is sought), gradients back, an all-reduce of P, and
-//! a gathering of norms and losses. The formula follows
-//! the code message by message, frame headers included, and is exact. `logits` sends V floats in the place of each d,
+//! shards of R/W rows, a step in `hidden` mode is seven calls: hidden rows to their owners, their cross-entropies to the
+//! peers' workers and an all-reduce of one count a row (both where noise is sought), gradients back, an all-reduce of P,
+//! norms and losses to everybody with the hosted peers' gradients to the buddy, and a barrier. The formula follows the
+//! code message by message, frame headers included, and is exact. `logits` sends V floats in the place of each d,
 //! `distributions` R·V for every hosted peer to every worker; both do so in many chunks, whose headers are left out.
 //!
 //! **Time** of a step: `(fixed + Σ work · cost) / speed-up + bytes / bandwidth + calls · latency + messages · overhead`. The
 //! speed-up of W workers on few cores is the number of cores that they have between them. **Memory** of a worker:
-//! `process + parameters · 20 bytes + t · tokens · a + what it exchanges`: attention weights are never kept.
+//! `process + parameters · 20 bytes + copies · 16 bytes + t · tokens · a + what it exchanges`: attention weights are never
+//! kept.
 
 use crate::bench::work::Work;
 use crate::collective::{HEADER_BYTES, shard};
@@ -86,6 +87,9 @@ const FLOATS_A_NUMBER: usize = 2;
 /// Values, gradients and two moments of a parameter, and what the update makes on its way.
 const BYTES_A_PARAMETER: f64 = 20.0;
 
+/// Of a peer that is copied for another worker: values, two moments, and the gradient that came.
+const BYTES_A_COPIED_PARAMETER: f64 = 16.0;
+
 impl Cohort {
     /// Peers of the worker with the most.
     pub fn hosted(&self) -> usize {
@@ -108,12 +112,12 @@ impl Cohort {
         if self.workers == 1 {
             return (0, 0, 0);
         }
-        // Rows and their gradients, or distributions alone; then the all-reduce and the report.
+        // Rows and their gradients, or distributions alone; then the all-reduce, the report and the barrier.
         let losses = if mode == ExchangeMode::Distributions { 1 } else { 2 };
         // Cross-entropies to their peers, which two of the modes have at home, and the all-reduce of counts.
         let entropies = usize::from(self.truncates && mode == ExchangeMode::Hidden);
         let reduces = 1 + usize::from(self.truncates);
-        let calls = losses + entropies + reduces + 1;
+        let calls = losses + entropies + reduces + 2;
         // An all-reduce is two messages to each of the others.
         let messages = (calls + reduces) * (self.workers - 1);
         let floats = (0..self.workers).map(|rank| self.floats(mode, rank)).max().unwrap_or(0);
@@ -140,7 +144,8 @@ impl Cohort {
         let entropies = if self.truncates { to_peers + foreign_rows + others * rows(rank) } else { 0 };
         let reduce = parameters - part(rank) + others * part(rank);
         let report = others * FLOATS_A_NUMBER * (WORKER_NUMBERS + LOSS_NUMBERS * self.peers + hosted(rank));
-        losses + entropies + reduce + report
+        let to_buddy = hosted(rank) * self.private_parameters();
+        losses + entropies + reduce + report + to_buddy
     }
 
     /// Operations of the largest worker: of layers, attention and prediction.
@@ -157,9 +162,11 @@ impl Cohort {
         self.workers as f64 / self.cores as f64
     }
 
-    /// Bytes of parameters, gradients and moments of the largest worker.
+    /// Bytes of parameters, gradients and moments of the largest worker, the copies of its ward's included.
     pub fn parameter_bytes(&self) -> f64 {
-        BYTES_A_PARAMETER * (self.shared_parameters() + self.hosted() * self.private_parameters()) as f64
+        let hosted = self.hosted() * self.private_parameters();
+        let copied = if self.workers > 1 { hosted } else { 0 };
+        BYTES_A_PARAMETER * (self.shared_parameters() + hosted) as f64 + BYTES_A_COPIED_PARAMETER * copied as f64
     }
 
     /// Bytes of the hidden rows that the largest worker holds on their way out, as received, and back.
@@ -228,9 +235,10 @@ mod tests {
     fn one_worker_sends_nothing_and_modes_differ_by_the_width_of_a_row() {
         assert_eq!(cohort(4, 1).traffic(Hidden), (0, 0, 0));
         let bytes = |peers, mode| cohort(peers, peers).traffic(mode).0 as f64;
-        // 4 bytes · 2 R d (T-1)/T of rows, and 4 · 2 P (T-1)/T of the shared gradient, make up nearly all.
-        let parameters = cohort(4, 4).shared_parameters() as f64;
-        let expected = 4.0 * 2.0 * 0.75 * (10240.0 * 64.0 + parameters);
+        // 4 bytes · 2 R d (T-1)/T of rows, 4 · 2 P (T-1)/T of the shared gradient, and 4 bytes a parameter of the hosted peer
+        // make up nearly all.
+        let (parameters, private) = (cohort(4, 4).shared_parameters() as f64, cohort(4, 4).private_parameters() as f64);
+        let expected = 4.0 * (2.0 * 0.75 * (10240.0 * 64.0 + parameters) + private);
         assert!((bytes(4, Hidden) / expected - 1.0).abs() < 0.1, "{} {expected}", bytes(4, Hidden));
         let rows = 4.0 * 2.0 * 0.75 * 10240.0 * 3416.0;
         assert!((bytes(4, Logits) / rows - 1.0).abs() < 0.05);
