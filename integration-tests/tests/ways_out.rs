@@ -8,8 +8,17 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::path::Path;
 
 /// A job that would run for a long time.
-const LONG: [&str; 6] =
-    ["--set", "train.steps=1000000", "--set", "train.checkpoint_every=10", "--set", "cohort.workers=2"];
+// A loss ends these jobs: recovery has tests of its own.
+const LONG: [&str; 8] = [
+    "--set",
+    "train.steps=1000000",
+    "--set",
+    "train.checkpoint_every=10",
+    "--set",
+    "cohort.workers=2",
+    "--set",
+    "recovery.attempts=0",
+];
 
 fn signal(id: u32, signal: Signal) {
     let pid = Pid::from_raw(id as i32).expect("a process id is not 0");
