@@ -84,7 +84,8 @@ impl Standing {
             for peer in &held.peers {
                 standing.peers.entry(*peer).or_default().insert(0, *slot);
             }
-            for (peer, taken) in &held.replicas {
+            // A copy that is newer than the step is of steps that were undone.
+            for (peer, taken) in held.replicas.iter().filter(|(_, taken)| *taken <= held.step) {
                 let holders = match active.contains(peer) && *taken == held.step {
                     true => &mut standing.peers,
                     false => &mut standing.parked,
@@ -211,6 +212,8 @@ mod tests {
         let standing = Standing::of(&survivors, &[0, 1]).unwrap();
         assert_eq!((standing.shared, standing.peers), (vec![1], BTreeMap::from([(1, vec![1])])));
         assert_eq!(standing.parked, BTreeMap::from([(0, vec![1])]), "older than the step");
+        let survivors = BTreeMap::from([(0, held(6, false, &[0], &[(1, 7)]))]);
+        assert!(Standing::of(&survivors, &[0]).unwrap().parked.is_empty(), "of steps that were undone");
         assert_eq!(Standing::of(&BTreeMap::from([(0, Suspended::default())]), &[0]), None);
     }
 

@@ -23,8 +23,7 @@ pub struct Checks {
     left: BTreeMap<u32, Lineage>,
     undisturbed: Option<Undisturbed>,
     generation: u64,
-    ranks: BTreeSet<u32>,
-    slots: BTreeSet<Slot>,
+    ranks: BTreeMap<u32, Slot>,
     /// The generation that was kept last.
     pub kept: u64,
     /// What must not be gone back behind, but for want of what was lost.
@@ -44,8 +43,7 @@ impl Checks {
             left: BTreeMap::new(),
             undisturbed: schedule.is_undisturbed_known().then(|| Undisturbed::new(schedule.settings.cohort.clone())),
             generation: schedule.settings.generation - 1,
-            ranks: BTreeSet::new(),
-            slots: BTreeSet::new(),
+            ranks: BTreeMap::new(),
             kept: 0,
             floor: 0,
             committed_by: BTreeMap::new(),
@@ -73,13 +71,14 @@ impl Checks {
             self.generation = generation;
             self.generations += 1;
             self.ranks.clear();
-            self.slots.clear();
             let peers: Vec<u32> = members.iter().flat_map(|member| member.peers.iter().copied()).collect();
             let once: BTreeSet<u32> = peers.iter().copied().collect();
             self.check(once.len() == peers.len(), || format!("a peer is hosted twice: {members:?}"));
             self.check(once.iter().eq(assignment.start.peers.keys()), || {
                 format!("not every peer that starts is hosted: {members:?}")
             });
+            let slots: BTreeSet<Slot> = members.iter().map(|member| member.slot).collect();
+            self.check(slots.len() == members.len(), || format!("a worker has two ranks: {members:?}"));
             self.check(!once.is_empty(), || format!("generation {generation} has no peers"));
             self.check(members.iter().all(|member| !member.peers.is_empty()), || {
                 format!("a member hosts no peer: {members:?}")
@@ -89,8 +88,9 @@ impl Checks {
             });
             self.check(buddies, || format!("a member has no buddy: {members:?}"));
         }
-        let is_new = self.ranks.insert(rank) && self.slots.insert(slot);
-        self.check(is_new, || format!("rank {rank} of generation {generation} is assigned twice"));
+        // A worker that was away is told again; that its slot is the rank's own is checked below.
+        let other = self.ranks.insert(rank, slot).filter(|other| *other != slot);
+        self.check(other.is_none(), || format!("rank {rank} of generation {generation} is assigned twice"));
         let own = members.get(rank as usize).map(|member| (member.rank, member.slot));
         self.check(own == Some((rank, slot)), || format!("slot {slot} is assigned another's rank {rank}"));
     }
@@ -176,12 +176,12 @@ impl World {
         self.checks.check(start.state.contains(&state_of), || {
             format!("the state is not that of step {step}: {}", start.state)
         });
-        // A peer may have come at this step with the last generation, which took no step.
+        // A peer may have come or left at this step with the last generation, which took no step.
         let last = self.groups.values().next_back().filter(|group| group.current.step == step);
-        let came = last.map(|group| Rc::clone(&group.current));
+        let present = last.map_or_else(|| Rc::clone(&before), |group| Rc::clone(&group.current));
         let mut peers = BTreeMap::new();
         for (peer, origin) in &start.peers {
-            let known = before.peers.get(peer).or_else(|| came.as_ref()?.peers.get(peer)).copied();
+            let known = present.peers.get(peer).copied();
             let is_known = |state: &Lineage| known.is_none_or(|known| known == *state);
             let state = match origin {
                 Origin::Rank(rank) => known.or_else(|| {
@@ -196,7 +196,7 @@ impl World {
                     checkpoint.and_then(|checkpoint| checkpoint.peers.get(peer).copied()).filter(is_known)
                 }
                 Origin::CopyOf { peer: source, .. } => {
-                    let source = before.peers.get(source).or_else(|| came.as_ref()?.peers.get(source));
+                    let source = present.peers.get(source).or_else(|| before.peers.get(source));
                     source.map(|state| copied(*state, *peer, step)).filter(is_known)
                 }
                 Origin::Fresh => Some(fresh(*peer)).filter(is_known),

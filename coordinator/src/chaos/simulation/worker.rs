@@ -197,7 +197,10 @@ impl World {
         if let Some(incoming) = process.incoming.take() {
             let before = std::mem::replace(&mut process.holdings, incoming);
             let kept = before.parked.into_iter().chain(before.replicas);
-            process.holdings.parked = kept.filter(|(peer, _)| !group.current.peers.contains_key(peer)).collect();
+            // A copy that is newer than the step is of steps that were undone.
+            let begins = group.assignment.start.step;
+            let is_away = |peer: u32, taken: u64| taken <= begins && !group.current.peers.contains_key(&peer);
+            process.holdings.parked = kept.filter(|(peer, (taken, _))| is_away(*peer, *taken)).collect();
         }
         let total_steps = self.schedule.total_steps;
         self.report(id, Report::Ready(proto::Ready { data_hash: "d".into(), total_steps, ..proto::Ready::default() }));

@@ -168,9 +168,12 @@ impl Trainer<'_> {
         let Arrival { state, shared, hosted } = arrival;
         let active = |peer: u32| hosted.iter().chain(&copies).any(|(other, _)| *other == peer);
         let mut extras = self.held();
-        // A peer that comes from elsewhere at another step is not to be taken from here any more.
-        extras
-            .retain(|held| !active(held.peer) && (held.step == entry.step || placement.position(held.peer).is_none()));
+        // A peer that comes from elsewhere at another step is not to be taken from here any more, nor one that is of steps
+        // that were undone.
+        extras.retain(|held| {
+            let is_away = placement.position(held.peer).is_none();
+            !active(held.peer) && (held.step == entry.step || (is_away && held.step < entry.step))
+        });
         extras.sort_by_key(|held| (held.peer, held.step));
         extras.reverse();
         extras.dedup_by_key(|held| held.peer);
