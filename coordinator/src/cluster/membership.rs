@@ -38,7 +38,13 @@ impl Cluster {
             let reason = "was replaced in its slot by another process".to_owned();
             let message = format!("worker {slot} {reason}");
             let loss = Loss { slot: Some(slot), reason, message, exit_code: exit::FAILURE, is_final: false };
+            let before = actions.len();
             self.part_with(slot, &loss, actions);
+            // Who holds the slot now is not the one that is lost.
+            let is_of_slot = |action: &Action| matches!(action, Action::Dismiss { slot: other, .. } if *other == slot);
+            let kept: Vec<Action> =
+                actions.split_off(before).into_iter().filter(|action| !is_of_slot(action)).collect();
+            actions.extend(kept);
             if matches!(self.state, State::Settling { .. }) {
                 return;
             }

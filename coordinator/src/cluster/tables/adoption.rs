@@ -72,7 +72,6 @@ fn a_worker_that_was_started_again_meanwhile_is_a_replacement() {
         100 w0 returns
         110 w1 joins
           -> log lost worker-1
-          -> dismiss w1
           -> abort w0 of generation 1
           -> log joined worker-1
         120 w0 leaves 5 hosting 0 keeping 1
@@ -91,7 +90,6 @@ fn a_worker_of_another_generation_is_a_zombie() {
         "
         100 w0/9 returns
           -> log lost worker-0
-          -> dismiss w0
           -> abort w1 of generation 1
           -> dismiss w0
           -> start w0

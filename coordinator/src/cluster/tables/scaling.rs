@@ -176,8 +176,8 @@ fn a_cohort_that_shrinks_keeps_the_workers_that_hold_what_stays() {
         30 w2 leaves 8 hosting 3,5 keeping 0 paused
           -> log generation 3 after 8
           -> keep
-          -> assign w0 rank 0 of generation 3: peers [1] after 8, shared of rank 0, 0 of rank 1, 1 of rank 0
-          -> assign w2 rank 1 of generation 3: peers [0] after 8, shared of rank 0, 0 of rank 1, 1 of rank 0
+          -> assign w0 rank 0 of generation 3: peers [0] after 8, shared of rank 0, 0 of rank 1, 1 of rank 0
+          -> assign w2 rank 1 of generation 3: peers [1] after 8, shared of rank 0, 0 of rank 1, 1 of rank 0
         ",
     );
 }
