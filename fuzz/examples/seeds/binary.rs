@@ -218,7 +218,7 @@ const MOMENTS: u8 = 2;
 pub fn checkpoints() -> Inputs {
     let parameters = medley_fuzz::checkpoint::parameters();
     let file = |prefixes: &[&str], rows: usize, dtype: Dtype| {
-        let data = vec![0u8; 64];
+        let data = [0u8; 64];
         let mut views = Vec::new();
         for prefix in prefixes {
             for specification in parameters.specifications() {
