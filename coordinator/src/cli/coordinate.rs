@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// Coordinate a job, taking turns with other coordinators
 ///
 /// For clusters: workers are started by somebody else (`medley-worker work --standalone`, with the addresses of all
-/// coordinators), and several coordinators share an etcd store ([store] of the configuration) and the run directory. One
+/// coordinators), and several coordinators share an etcd store (`store.kind` of the configuration) and the run directory. One
 /// leads; when it dies another takes over within a lease, and training does not stop meanwhile. SIGTERM hands the job
 /// on to another coordinator; Ctrl-C stops it with a checkpoint.
 #[derive(Debug, clap::Args)]
