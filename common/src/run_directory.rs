@@ -40,6 +40,11 @@ pub fn checkpoint_step(name: &str) -> Option<u64> {
     name.strip_prefix("step-")?.parse().ok()
 }
 
+/// The step of a checkpoint's place, a path or URL that ends with its directory's name.
+pub fn checkpoint_step_of(place: &str) -> Option<u64> {
+    checkpoint_step(place.rsplit('/').next().unwrap_or(place))
+}
+
 /// The committed checkpoint of the highest step.
 pub fn latest_checkpoint(run: &Path) -> Option<(u64, PathBuf)> {
     let entries = std::fs::read_dir(run.join(CHECKPOINTS)).ok()?;

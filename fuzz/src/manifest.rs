@@ -64,6 +64,7 @@ fn commit(manifest: &Manifest) {
         generation: manifest.generation,
         staging,
         peers: manifest.peers,
+        spared: Default::default(),
         files: manifest.files.clone(),
         state: serde_json::to_string(&manifest.state).expect("a state has string keys only"),
         data_hash: manifest.data_hash.clone(),

@@ -107,6 +107,7 @@ mod tests {
             staging: storage.staging(attempt),
             files: files.to_vec(),
             peers: 1,
+            spared: Default::default(),
             state: serde_json::to_string(&TrainingState::default()).unwrap(),
             data_hash: "data".into(),
         }

@@ -3,14 +3,15 @@
 use super::CheckpointError;
 use medley_common::manifest::TrainingState;
 use medley_common::storage::Storage;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Keeps the `keep` newest checkpoints (0: all), the one with the best validation metric, and those of the steps that were the
-/// best for a kept one, which a training with patience goes back to; removes the others. Returns the steps that were removed.
+/// best for a kept one, which a training with patience goes back to, and the `spared` ones, from which peers that left come
+/// back; removes the others. Returns the steps that were removed.
 ///
 /// # Errors
 /// Where something cannot be read or removed.
-pub fn retain(storage: &Storage, keep: usize) -> Result<Vec<u64>, CheckpointError> {
+pub fn retain(storage: &Storage, keep: usize, spared: &BTreeSet<u64>) -> Result<Vec<u64>, CheckpointError> {
     if keep == 0 {
         return Ok(Vec::new());
     }
@@ -25,7 +26,8 @@ pub fn retain(storage: &Storage, keep: usize) -> Result<Vec<u64>, CheckpointErro
     let best = best(&states);
     let gone_back_to =
         |step: &u64| newest.iter().filter_map(|kept| states.get(kept)).any(|state| state.best_step == *step);
-    let removed: Vec<u64> = old.iter().copied().filter(|step| best != Some(*step) && !gone_back_to(step)).collect();
+    let is_needed = |step: &u64| best == Some(*step) || gone_back_to(step) || spared.contains(step);
+    let removed: Vec<u64> = old.iter().copied().filter(|step| !is_needed(step)).collect();
     for step in &removed {
         storage.remove(*step)?;
     }
@@ -82,12 +84,12 @@ mod tests {
     fn the_newest_and_what_they_would_go_back_to_stay() {
         let steps = [(5, 5), (10, 5), (20, 20), (30, 20), (40, 20), (100, 100)].map(|(step, best)| (step, best, None));
         let (_run, storage) = run_with(&steps);
-        assert_eq!(retain(&storage, 0).unwrap(), [0_u64; 0]);
-        assert_eq!(retain(&storage, 2).unwrap(), [5, 10, 30], "20 is what 40 would go back to");
-        assert_eq!(retain(&storage, 2).unwrap(), [0_u64; 0]);
-        assert_eq!(retain(&storage, 1).unwrap(), [20, 40]);
+        assert_eq!(retain(&storage, 0, &BTreeSet::new()).unwrap(), [0_u64; 0]);
+        assert_eq!(retain(&storage, 2, &BTreeSet::new()).unwrap(), [5, 10, 30], "20 is what 40 would go back to");
+        assert_eq!(retain(&storage, 2, &BTreeSet::new()).unwrap(), [0_u64; 0]);
+        assert_eq!(retain(&storage, 1, &BTreeSet::new()).unwrap(), [20, 40]);
         assert_eq!(storage.steps().unwrap(), [100]);
-        assert_eq!(retain(&storage, 9).unwrap(), [0_u64; 0]);
+        assert_eq!(retain(&storage, 9, &BTreeSet::new()).unwrap(), [0_u64; 0]);
     }
 
     #[test]
@@ -95,7 +97,14 @@ mod tests {
         // No checkpoint was written at the best step of all, 15.
         let metrics = [(10, 0.2), (20, 0.5), (30, 0.5), (40, 0.1), (50, 0.3)];
         let (_run, storage) = run_with(&metrics.map(|(step, metric)| (step, 15, Some(metric))));
-        assert_eq!(retain(&storage, 1).unwrap(), [10, 30, 40]);
+        assert_eq!(retain(&storage, 1, &BTreeSet::new()).unwrap(), [10, 30, 40]);
         assert_eq!(storage.steps().unwrap(), [20, 50]);
+    }
+
+    #[test]
+    fn what_peers_that_left_come_back_from_stays() {
+        let (_run, storage) = run_with(&[(10, 0, None), (20, 0, None), (30, 0, None)]);
+        assert_eq!(retain(&storage, 1, &BTreeSet::from([10])).unwrap(), [20]);
+        assert_eq!(storage.steps().unwrap(), [10, 30]);
     }
 }

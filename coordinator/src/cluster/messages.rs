@@ -8,7 +8,7 @@ use medley_common::manifest::ManifestFile;
 use medley_common::proto;
 use medley_common::summary::Evaluation;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -407,6 +407,8 @@ pub struct Commit {
     pub files: Vec<ManifestFile>,
     /// Peers of the cohort.
     pub peers: u32,
+    /// Steps of older checkpoints that peers which left come back from.
+    pub spared: BTreeSet<u64>,
     /// `TrainingState` as JSON.
     pub state: String,
     /// Hash of the data.

@@ -4,6 +4,7 @@ use super::machine::{Cluster, State};
 use super::messages::{Action, Commit, Slot};
 use medley_common::events::Event as JobEvent;
 use medley_common::manifest::ManifestFile;
+use medley_common::run_directory;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Checkpoints that some workers have written and some have not.
@@ -100,6 +101,7 @@ impl ShardGatherer {
             files: complete.files,
             state: complete.state,
             peers: self.peers,
+            spared: BTreeSet::new(),
             generation: 0,
             data_hash: String::new(),
         })
@@ -122,6 +124,8 @@ impl Cluster {
             Gathered::Waiting => {}
             Gathered::Whole(mut commit) => {
                 commit.generation = generation;
+                commit.spared =
+                    self.parked.values().filter_map(|place| run_directory::checkpoint_step_of(place)).collect();
                 commit.data_hash = self.ready.as_ref().map(|ready| ready.data_hash.clone()).unwrap_or_default();
                 self.committing.insert(commit.step, self.active().into_iter().collect());
                 actions.push(Action::CommitCheckpoint(commit));

@@ -53,7 +53,7 @@ fn commit(storage: &Storage, job: &str, config: &RunConfig, request: &Commit) ->
         tracing::warn!("what was written of an older checkpoint stays: {error}");
     }
     let keep = config.output.keep_checkpoints;
-    if let Err(error) = checkpoint::retain(storage, keep) {
+    if let Err(error) = checkpoint::retain(storage, keep, &request.spared) {
         // The new checkpoint stands; that an old one could not be removed is no reason to end a job.
         tracing::warn!("an old checkpoint stays: {error}");
     }
