@@ -96,6 +96,7 @@ impl Way {
     /// # Errors
     /// [`ChannelError::Unreachable`].
     pub async fn connect(&self) -> Result<Channel, ChannelError> {
+        self.verdict.clear();
         let connected = match &self.tls {
             None => self.endpoint.connect().await,
             Some((config, name)) => {
@@ -109,6 +110,11 @@ impl Way {
         };
         connected
             .map_err(|error| ChannelError::Unreachable { address: self.address.clone(), reason: self.reason(&error) })
+    }
+
+    /// Whether the last connection failed because one end does not take the other's certificate.
+    pub fn is_distrusted(&self) -> bool {
+        self.verdict.is_of_certificates()
     }
 
     /// Why a call failed, in words: a connection that the coordinator refused shows only once it is used.

@@ -240,6 +240,15 @@ fn refused_by_peer(alert: AlertDescription) -> Option<&'static str> {
     })
 }
 
+/// Whether an error is that one end does not take the other's certificate.
+pub(super) fn is_of_certificates(error: &Error) -> bool {
+    match error {
+        Error::InvalidCertificate(_) | Error::NoCertificatesPresented => true,
+        Error::AlertReceived(alert) => refused_by_peer(*alert).is_some(),
+        _ => false,
+    }
+}
+
 /// A TLS error in words, about the other end: for the end of a sentence.
 pub fn explain(error: &Error) -> String {
     match error {

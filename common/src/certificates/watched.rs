@@ -20,6 +20,16 @@ impl Verdict {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(tls::explain)
     }
 
+    /// Whether it is about a certificate, which no further attempt will change.
+    pub(super) fn is_of_certificates(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(tls::is_of_certificates)
+    }
+
+    /// Forgets what was said of earlier connections.
+    pub(super) fn clear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     pub(super) fn note(&self, error: &io::Error) {
         if let Some(error) = tls::error_in(error) {
             *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());

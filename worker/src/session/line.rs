@@ -100,6 +100,7 @@ impl Line {
         );
         let ended = 'line: loop {
             let mut last = "there is no address to try".to_owned();
+            let mut distrusted = 0;
             for way in &self.ways {
                 let broken = match self.open(way).await {
                     Ok(connection) => {
@@ -116,11 +117,16 @@ impl Line {
                     }
                     Err(broken) => broken,
                 };
+                distrusted += usize::from(way.is_distrusted());
                 match broken {
                     Broken::ForNow(reason) => last = format!("{}: {reason}", way.address()),
                     Broken::ForGood(reason) => break 'line Ended::Refused(reason),
                     Broken::Unwanted => break 'line Ended::Released,
                 }
+            }
+            // Of a worker that was in before, somebody else may only have taken a coordinator's place.
+            if joined.is_some() && distrusted == self.ways.len() {
+                break Ended::Refused(last);
             }
             if alive.elapsed() >= self.patience {
                 break Ended::Lost(last);

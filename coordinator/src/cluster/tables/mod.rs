@@ -5,6 +5,7 @@
 mod adoption;
 mod checkpoints;
 mod recovery;
+mod returns;
 mod scaling;
 mod stops;
 
