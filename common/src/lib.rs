@@ -29,3 +29,7 @@ pub mod summary;
 
 /// The version that coordinator and workers must share.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// A coordinator may pause (Ctrl-Z, a slow disk) and go on: it has so many times as long to answer as a worker, which counts
+/// as dead after `launch.death_ms`.
+pub const COORDINATOR_PATIENCE: u32 = 5;

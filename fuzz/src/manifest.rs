@@ -69,7 +69,7 @@ fn commit(manifest: &Manifest) {
         state: serde_json::to_string(&manifest.state).expect("a state has string keys only"),
         data_hash: manifest.data_hash.clone(),
     };
-    match checkpoint::commit(&storage, &manifest.job, &RunConfig::default(), &request) {
+    match checkpoint::commit(&storage, &manifest.job, &RunConfig::default(), &request, &|| true) {
         Ok(committed) => {
             let verified = checkpoint::verify(&storage, committed.step).expect("what was committed is whole");
             assert_eq!(verified.state, manifest.state);

@@ -23,7 +23,7 @@ pub fn check(config: &RunConfig) -> Result<(), Fault> {
     precision(config)?;
     rest(config)?;
     ladder(config)?;
-    store(&config.store)?;
+    store(&config.store, config.security.plaintext)?;
     security(config)
 }
 
@@ -292,11 +292,11 @@ fn ladder(config: &RunConfig) -> Result<(), Fault> {
     })
 }
 
-fn store(store: &StoreConfig) -> Result<(), Fault> {
+fn store(store: &StoreConfig, may_be_plain: bool) -> Result<(), Fault> {
     let is_etcd = store.kind == StoreKind::Etcd;
     let endpoints = &store.endpoints;
     require(!is_etcd || !endpoints.is_empty(), "store.endpoints", || {
-        "is empty, but store.kind = \"etcd\"; name the members, for example [\"http://10.0.0.1:2379\"]".into()
+        "is empty, but store.kind = \"etcd\"; name the members, for example [\"https://10.0.0.1:2379\"]".into()
     })?;
     require(is_etcd || endpoints.is_empty(), "store.endpoints", || {
         "names etcd members, but store.kind is \"embedded\"; set it to \"etcd\"".into()
@@ -304,12 +304,19 @@ fn store(store: &StoreConfig) -> Result<(), Fault> {
     let unusable = endpoints.iter().find(|endpoint| !is_endpoint(endpoint));
     require(unusable.is_none(), "store.endpoints", || {
         let endpoint = unusable.map_or("", String::as_str);
-        format!("has \"{endpoint}\"; use URLs with a port such as http://10.0.0.1:2379 or https://etcd-0:2379")
+        format!("has \"{endpoint}\"; use URLs with a port such as https://etcd-0:2379, or http://127.0.0.1:2379 on one machine")
     })?;
     let is_https = |endpoint: &String| endpoint.starts_with("https://");
     let secured = endpoints.iter().filter(|endpoint| is_https(endpoint)).count();
     require(secured == 0 || secured == endpoints.len(), "store.endpoints", || {
         "mixes http and https; use one of them for all members".into()
+    })?;
+    let exposed = endpoints.iter().find(|endpoint| endpoint.starts_with("http://") && !is_on_this_machine(endpoint));
+    require(may_be_plain || exposed.is_none(), "store.endpoints", || {
+        format!(
+            "has \"{}\", over which the job's token and secret go to another machine in plain text; use https:// and store.tls_ca, or security.plaintext = true on a network that you trust",
+            exposed.map_or("", String::as_str)
+        )
     })?;
     require(secured == 0 || store.tls_ca.is_some(), "store.tls_ca", || {
         "is not set, but store.endpoints are https; name the PEM file of the authority that signed their certificates"
@@ -350,6 +357,14 @@ fn is_endpoint(text: &str) -> bool {
         let is_host = host.chars().all(|c| c.is_ascii_alphanumeric() || "-._[]:".contains(c));
         !host.is_empty() && is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
     })
+}
+
+/// Whether what is sent to a URL stays on this machine.
+fn is_on_this_machine(endpoint: &str) -> bool {
+    let host_and_port = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
+    let host = host_and_port.rsplit_once(':').map_or(host_and_port, |(host, _)| host);
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 fn security(config: &RunConfig) -> Result<(), Fault> {

@@ -10,7 +10,7 @@ use futures_util::TryStreamExt;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::path::Path;
 use object_store::{
-    BackoffConfig, ClientConfigKey, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig, WriteMultipart,
+    BackoffConfig, ClientConfigKey, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig, WriteMultipart,
 };
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -126,6 +126,7 @@ impl Bucket {
         match receiver.recv() {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(object_store::Error::NotFound { .. })) => Err(StorageError::Absent { place }),
+            Ok(Err(object_store::Error::AlreadyExists { .. })) => Err(StorageError::Exists { place }),
             Ok(Err(error)) => Err(StorageError::Bucket { place, doing, message: one_line(&error.to_string()) }),
             Err(_) => Err(StorageError::Bucket { place, doing, message: "the request broke off".into() }),
         }
@@ -139,11 +140,46 @@ impl Bucket {
             }
             let mut upload = WriteMultipart::new_with_chunk_size(client.put_multipart(&path).await?, PART);
             for part in bytes.chunks(PART) {
-                upload.wait_for_capacity(PARTS_AT_ONCE).await?;
+                if let Err(error) = upload.wait_for_capacity(PARTS_AT_ONCE).await {
+                    // Its parts would be kept, and paid for. Where not even this succeeds, the bucket's lifecycle rule is left.
+                    let _ = upload.abort().await;
+                    return Err(error);
+                }
                 upload.write(part);
             }
+            // This aborts what it cannot finish.
             upload.finish().await.map(drop)
         })
+    }
+
+    /// Writes a small object that is not there yet.
+    pub fn create(&self, key: &str, bytes: &[u8]) -> Result<(), StorageError> {
+        let (client, path, bytes) = (Arc::clone(&self.client), self.path(key), bytes.to_vec());
+        self.ask(key, "write", async move {
+            match client.put_opts(&path, PutPayload::from(bytes.clone()), PutMode::Create.into()).await {
+                // A server without conditional writes: who looks first and is the only leader writes it once all the same.
+                Err(object_store::Error::NotImplemented { .. }) => match client.head(&path).await {
+                    Err(object_store::Error::NotFound { .. }) => {
+                        client.put(&path, PutPayload::from(bytes)).await.map(drop)
+                    }
+                    Err(error) => Err(error),
+                    Ok(_) => Err(object_store::Error::AlreadyExists {
+                        path: path.to_string(),
+                        source: "it was found there".into(),
+                    }),
+                },
+                written => written.map(drop),
+            }
+        })
+    }
+
+    /// Removes an object; none is fine.
+    pub fn delete(&self, key: &str) -> Result<(), StorageError> {
+        let (client, path) = (Arc::clone(&self.client), self.path(key));
+        match self.ask(key, "remove", async move { client.delete(&path).await }) {
+            Err(error) if error.is_absent() => Ok(()),
+            removed => removed,
+        }
     }
 
     pub fn read(&self, key: &str) -> Result<Vec<u8>, StorageError> {
@@ -210,9 +246,7 @@ impl Bucket {
     }
 
     pub fn remove_checkpoint(&self, step: u64) -> Result<(), StorageError> {
-        let (client, key) = (Arc::clone(&self.client), manifest(step));
-        let path = self.path(&key);
-        self.ask(&key, "remove", async move { client.delete(&path).await })?;
+        self.delete(&manifest(step))?;
         self.remove(&format!("step-{step}"))
     }
 }

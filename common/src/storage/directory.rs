@@ -1,10 +1,13 @@
-//! Checkpoints in a directory: written beside, synced, renamed into place.
+//! Checkpoints in a directory: written beside, synced, renamed into place. A rename never takes the place of a checkpoint.
 
 use super::StorageError;
 use crate::{hash, manifest, run_directory};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A directory of checkpoints.
 #[derive(Debug, Clone)]
@@ -41,14 +44,30 @@ impl Directory {
         write_synced(&path, bytes).map_err(failed(&path, "write"))
     }
 
-    pub fn commit(&self, step: u64, manifest: &[u8]) -> Result<(), StorageError> {
+    /// `is_wanted` is asked right before the checkpoint appears.
+    pub fn commit(&self, step: u64, manifest: &[u8], is_wanted: &dyn Fn() -> bool) -> Result<(), StorageError> {
         let (staged, directory) = (self.staging(step), self.checkpoint(step));
         let path = staged.join(manifest::FILE);
-        write_synced(&path, manifest).and_then(|()| sync(&staged)).map_err(failed(&path, "write"))?;
-        if directory.exists() {
-            fs::remove_dir_all(&directory).map_err(failed(&directory, "remove"))?;
+        // Another coordinator may be renaming the staging directory: what it makes a checkpoint has a whole manifest.
+        let temporary = self.root.join(format!(".step-{step}.manifest-{}", unique()));
+        let written = write_synced(&temporary, manifest).and_then(|()| fs::rename(&temporary, &path));
+        if let Err(error) = written.and_then(|()| sync(&staged)) {
+            // The first error is the one to report.
+            let _ = fs::remove_file(&temporary);
+            return Err(failed(&path, "write")(error));
         }
-        fs::rename(&staged, &directory).map_err(failed(&directory, "rename the staging directory to it"))?;
+        if directory.exists() && !directory.join(manifest::FILE).exists() {
+            self.remove(step)?;
+        }
+        if !is_wanted() {
+            return Err(StorageError::Unwanted { place: directory.display().to_string() });
+        }
+        match rename_to_free(&staged, &directory) {
+            Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty) => {
+                return Err(StorageError::Exists { place: directory.display().to_string() });
+            }
+            renamed => renamed.map_err(failed(&directory, "rename the staging directory to it"))?,
+        }
         sync(&self.root).map_err(failed(&self.root, "sync"))
     }
 
@@ -65,6 +84,8 @@ impl Directory {
 
     pub fn remove(&self, step: u64) -> Result<(), StorageError> {
         let (path, hidden) = (self.checkpoint(step), self.root.join(format!(".step-{step}.removed")));
+        // A removal that was interrupted left it.
+        remove_all(&hidden)?;
         fs::rename(&path, &hidden).map_err(failed(&path, "remove"))?;
         remove_all(&hidden)
     }
@@ -114,6 +135,21 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+/// Renames a directory to a name that nobody has.
+fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // File systems that do not know the flag, NFS among them, still refuse to replace a directory that is not empty.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => fs::rename(from, to),
+        renamed => Ok(renamed?),
+    }
+}
+
+/// A part of a name that no other process or machine takes.
+fn unique() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{}-{}", std::process::id(), since.as_nanos())
 }
 
 /// Makes renames in a directory durable.

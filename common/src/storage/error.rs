@@ -47,6 +47,18 @@ pub enum StorageError {
         /// What is wrong with it.
         what: String,
     },
+    /// A checkpoint of the step is there already.
+    #[error("{place}: is a checkpoint already, which stays as it is")]
+    Exists {
+        /// The checkpoint.
+        place: String,
+    },
+    /// Whoever asked for it has lost the right to it meanwhile.
+    #[error("{place}: was not committed, for this coordinator no longer leads the job")]
+    Unwanted {
+        /// The checkpoint.
+        place: String,
+    },
     /// It was written by another version.
     #[error(
         "{place}: has format {found}, this version of Medley ({}) reads {}; take version {}",
@@ -75,5 +87,16 @@ impl StorageError {
     /// Whether what was asked for is not there, as opposed to unreachable or damaged.
     pub fn is_absent(&self) -> bool {
         matches!(self, Self::Absent { .. })
+    }
+
+    /// Whether another attempt may succeed although nobody mends anything: a server that does not answer now, a file system
+    /// that is not there for a while.
+    pub fn is_passing(&self) -> bool {
+        use std::io::ErrorKind::{NotFound, PermissionDenied};
+        match self {
+            Self::Bucket { .. } => true,
+            Self::Directory { source, .. } => !matches!(source.kind(), NotFound | PermissionDenied),
+            _ => false,
+        }
     }
 }

@@ -8,7 +8,7 @@
 //! | | directory | bucket |
 //! |---|---|---|
 //! | a file that waits for its manifest | `.step-N.staging/NAME` | `step-N/generation-G/NAME` |
-//! | what commits | renaming that directory to `step-N` | putting `step-N/manifest.json` |
+//! | what commits | renaming that directory to `step-N`, which must be free | creating `step-N/manifest.json` |
 //! | what is committed | `step-N/` | `step-N/manifest.json` and the generation that it names |
 //! | the newest, named after its commit | `latest` | `latest` |
 //!
@@ -123,24 +123,53 @@ impl Storage {
         }
     }
 
-    /// Makes the files of an attempt a checkpoint, in the place of another of the step where there is one. Those files must
-    /// all be there.
+    /// Makes the files of an attempt a checkpoint. Those files must all be there, and no checkpoint of the step.
     ///
     /// # Errors
-    /// Where it cannot be written; no checkpoint changes then.
+    /// [`StorageError::Exists`] where the step has one; others where it cannot be written. No checkpoint changes then.
     pub fn commit(&self, attempt: Attempt, manifest: &Manifest) -> Result<(), StorageError> {
+        self.commit_while(attempt, manifest, &|| true)
+    }
+
+    /// Like [`Storage::commit`], unless `is_wanted` says no right before the checkpoint would appear.
+    ///
+    /// # Errors
+    /// As [`Storage::commit`]; [`StorageError::Unwanted`].
+    pub fn commit_while(
+        &self,
+        attempt: Attempt,
+        manifest: &Manifest,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<(), StorageError> {
         let text = serde_json::to_vec_pretty(manifest).expect("a manifest has string keys only");
         match &self.backend {
-            Backend::Directory(directory) => directory.commit(attempt.step, &text),
-            Backend::Bucket(bucket) => bucket.write(&bucket::manifest(attempt.step), &text),
+            Backend::Directory(directory) => directory.commit(attempt.step, &text, is_wanted),
+            Backend::Bucket(_) if !is_wanted() => Err(StorageError::Unwanted { place: self.checkpoint(attempt.step) }),
+            Backend::Bucket(bucket) => bucket.create(&bucket::manifest(attempt.step), &text),
         }
     }
 
-    /// Names the newest checkpoint for readers, all at once.
+    /// Lets a step whose checkpoint is damaged have none, so that another attempt can take its place.
     ///
     /// # Errors
-    /// Where it cannot be written; the old name stays then.
+    /// Where it stays.
+    pub fn set_aside(&self, step: u64) -> Result<(), StorageError> {
+        match &self.backend {
+            Backend::Directory(directory) => directory.remove(step),
+            Backend::Bucket(bucket) => bucket.delete(&bucket::manifest(step)),
+        }
+    }
+
+    /// Names the newest checkpoint for readers, all at once. A committed one of a later step stays named.
+    ///
+    /// # Errors
+    /// Where it cannot be read or written; the old name stays then.
     pub fn set_latest(&self, step: u64) -> Result<(), StorageError> {
+        if let Some(named) = self.named()?.filter(|named| *named > step)
+            && self.is_committed(named)?
+        {
+            return Ok(());
+        }
         let text = format!("step-{step}\n");
         match &self.backend {
             Backend::Directory(directory) => directory.replace(LATEST, text.as_bytes()),
@@ -148,11 +177,7 @@ impl Storage {
         }
     }
 
-    /// The newest checkpoint as `latest` names it, or as a listing shows it where that is missing, damaged, or names none.
-    ///
-    /// # Errors
-    /// Where the storage cannot be read.
-    pub fn latest(&self) -> Result<Option<u64>, StorageError> {
+    fn named(&self) -> Result<Option<u64>, StorageError> {
         let text = match &self.backend {
             Backend::Directory(directory) => directory::read(&directory.root().join(LATEST)),
             Backend::Bucket(bucket) => bucket.read(LATEST),
@@ -161,11 +186,16 @@ impl Storage {
             Err(error) if !error.is_absent() => return Err(error),
             text => text.unwrap_or_default(),
         };
-        let named = std::str::from_utf8(&text).ok().and_then(|text| run_directory::checkpoint_step(text.trim()));
-        match named {
-            Some(step) if self.is_committed(step)? => Ok(Some(step)),
-            _ => Ok(self.steps()?.last().copied()),
-        }
+        Ok(std::str::from_utf8(&text).ok().and_then(|text| run_directory::checkpoint_step(text.trim())))
+    }
+
+    /// The newest checkpoint. A listing, and not what `latest` names: between a commit and the new name a coordinator may have
+    /// died, or the write have failed.
+    ///
+    /// # Errors
+    /// Where the storage cannot be listed.
+    pub fn latest(&self) -> Result<Option<u64>, StorageError> {
+        Ok(self.steps()?.last().copied())
     }
 
     /// Whether a step has a checkpoint.

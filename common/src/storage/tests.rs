@@ -61,13 +61,15 @@ fn what_is_put_and_committed_is_read_back_and_what_is_not_committed_is_not_seen(
 }
 
 #[test]
-fn the_newest_is_what_latest_names_or_else_what_a_listing_shows() {
+fn the_newest_is_what_a_listing_shows_and_the_name_never_goes_back() {
     let (run, storage) = with(&[3, 20, 100]);
     let latest = run.path().join("checkpoints").join(LATEST);
     assert_eq!(storage.latest().unwrap(), Some(100), "nothing names it yet");
     storage.set_latest(20).unwrap();
     assert_eq!(fs::read_to_string(&latest).unwrap(), "step-20\n");
-    assert_eq!(storage.latest().unwrap(), Some(20));
+    assert_eq!(storage.latest().unwrap(), Some(100), "a name that was not written is no reason to go back");
+    storage.set_latest(3).unwrap();
+    assert_eq!(fs::read_to_string(&latest).unwrap(), "step-20\n", "one that is late does not undo it");
     for damage in ["", "step-", "step-7", "\u{0}\u{1}", "step-20 step-20"] {
         fs::write(&latest, damage).unwrap();
         assert_eq!(storage.latest().unwrap(), Some(100), "{damage:?}");
@@ -75,6 +77,8 @@ fn the_newest_is_what_latest_names_or_else_what_a_listing_shows() {
     storage.set_latest(100).unwrap();
     storage.remove(100).unwrap();
     assert_eq!(storage.latest().unwrap(), Some(20), "what it names is gone");
+    storage.set_latest(20).unwrap();
+    assert_eq!(fs::read_to_string(&latest).unwrap(), "step-20\n", "a name of nothing holds nobody up");
     assert_eq!(with(&[]).1.latest().unwrap(), None);
 }
 
@@ -101,6 +105,21 @@ fn a_directory_without_a_manifest_never_blocks() {
     storage.put(attempt(30), SHARD, b"30").unwrap();
     storage.commit(attempt(30), &manifest(30, b"30")).unwrap();
     storage.open(30).unwrap().check(SHARD).unwrap();
+}
+
+#[test]
+fn a_checkpoint_is_never_replaced_and_one_that_nobody_wants_any_more_never_appears() {
+    let (_run, storage) = with(&[10]);
+    storage.put(attempt(10), SHARD, b"again").unwrap();
+    let again = manifest(10, b"again");
+    let error = storage.commit(attempt(10), &again).unwrap_err();
+    assert!(matches!(error, StorageError::Exists { .. }), "{error}");
+    assert_eq!(storage.open(10).unwrap().read(SHARD).unwrap(), b"10");
+    storage.set_aside(10).unwrap();
+    let error = storage.commit_while(attempt(10), &again, &|| false).unwrap_err();
+    assert!(matches!(error, StorageError::Unwanted { .. }) && storage.steps().unwrap().is_empty(), "{error}");
+    storage.commit(attempt(10), &again).unwrap();
+    assert_eq!(storage.open(10).unwrap().read(SHARD).unwrap(), b"again");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Whether a committed checkpoint is whole, and whether it fits.
 
 use super::CheckpointError;
+use crate::cluster::CohortPlan;
 use medley_common::config::RunConfig;
 use medley_common::manifest::Manifest;
 use medley_common::storage::{Storage, StorageError, Stored};
@@ -32,19 +33,23 @@ pub fn damages(stored: &Stored) -> Vec<StorageError> {
 }
 
 /// Whether a checkpoint can be resumed by a configuration. `trained` is the configuration that the run directory
-/// keeps; of the new one the number of peers and the network's shape must be the same.
+/// keeps; of the new one the network's shape must be the same, and T as its plan has it at the checkpoint's step.
 ///
 /// # Errors
 /// [`CheckpointError::Unfit`] names the key that differs.
 pub fn check_fit(
     place: &str,
     manifest: &Manifest,
+    cohort: &CohortPlan,
     trained: &RunConfig,
     config: &RunConfig,
 ) -> Result<(), CheckpointError> {
     let (was, is) = (&trained.network, &config.network);
+    // The step at which T changes has its checkpoint from those who were there before.
+    let before = cohort.peers_after(manifest.step.saturating_sub(1));
+    let planned = if manifest.peers == before { before } else { cohort.peers_after(manifest.step) };
     let shape = [
-        ("cohort.peers", manifest.peers.to_string(), config.cohort.peers.to_string()),
+        ("cohort.peers", manifest.peers.to_string(), planned.to_string()),
         ("network.kind", format!("{:?}", was.kind), format!("{:?}", is.kind)),
         ("network.dimension", was.dimension.to_string(), is.dimension.to_string()),
         ("network.layers", was.layers.to_string(), is.layers.to_string()),
@@ -145,7 +150,8 @@ mod tests {
     fn another_shape_names_its_key() {
         let (_run, _, manifest) = checkpoint();
         let trained = RunConfig::default();
-        let fit = |config: &RunConfig| check_fit("step-4", &manifest, &trained, config);
+        let fit =
+            |config: &RunConfig| check_fit("step-4", &manifest, &CohortPlan::new(&config.cohort), &trained, config);
         fit(&trained).unwrap();
         let mut other = trained.clone();
         other.network.layers += 1;
@@ -156,5 +162,15 @@ mod tests {
         other = trained.clone();
         other.train.steps = 99;
         fit(&other).unwrap();
+        // T is what the plan has at that step, and right at a change what it was before.
+        let mut plan = CohortPlan { peers: 3, ..CohortPlan::default() };
+        let of_plan = |plan: &CohortPlan| check_fit("step-4", &manifest, plan, &trained, &trained);
+        of_plan(&plan).unwrap_err();
+        plan.change(3, 2);
+        of_plan(&plan).unwrap();
+        plan.change(4, 5);
+        of_plan(&plan).unwrap();
+        plan.change(3, 4);
+        of_plan(&plan).unwrap_err();
     }
 }

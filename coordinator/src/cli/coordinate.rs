@@ -44,6 +44,9 @@ pub struct CoordinateArgs {
     /// The run directory (output.directory), which all coordinators and workers share; by default runs/NAME
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Go on with the job from its last checkpoint where it has ended; workers are to be started anew, with the new token
+    #[arg(long)]
+    resume: bool,
     /// Print nothing but the result
     #[arg(long)]
     quiet: bool,
@@ -69,6 +72,7 @@ pub fn run(arguments: &CoordinateArgs) -> Result<i32, CliError> {
         name: arguments.name.clone().unwrap_or_else(name),
         url: arguments.url.clone(),
         token: arguments.token.clone(),
+        resume: arguments.resume,
         config: plan.config.clone(),
         run_directory: plan.directory.clone(),
     };

@@ -25,6 +25,7 @@ mod placement;
 mod recoveries;
 mod reform;
 mod reports;
+mod resumed;
 mod scaling;
 mod seats;
 mod shards;

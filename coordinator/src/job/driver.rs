@@ -1,7 +1,7 @@
 //! The loop between the cluster's decisions and the world.
 
 use super::address::Published;
-use super::committer::Request;
+use super::committer::{Commits, Request};
 use super::stops::StopRequests;
 use super::{Observer, SharedStore};
 use crate::cluster::{Action, Cluster, Event, Outcome, Report, Slot};
@@ -12,7 +12,6 @@ use medley_common::events::Event as JobEvent;
 use medley_common::storage::Attempt;
 use medley_common::{exit, proto};
 use std::collections::{HashMap, VecDeque};
-use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -31,7 +30,8 @@ pub struct Driver {
     pub incoming: mpsc::Receiver<Event>,
     pub requests: mpsc::Receiver<Asked>,
     pub launcher: Option<Launcher>,
-    pub commits: Sender<Request>,
+    /// Once this is dropped, nothing is committed any more.
+    pub commits: Commits,
     pub store: SharedStore,
     pub record: JobRecord,
     pub observers: Vec<Box<dyn Observer>>,
@@ -87,6 +87,10 @@ impl Driver {
             outcome = complain(outcome, &message);
         }
         drop(self.address);
+        if !must_hurry {
+            self.incoming.close();
+            self.commits.finish().await;
+        }
         self.server.shutdown().await;
         outcome
     }

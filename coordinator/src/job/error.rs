@@ -52,6 +52,19 @@ pub enum JobError {
     /// The run directory holds another job's run.
     #[error("{0}: holds the run of another job, or of another configuration; name another directory")]
     OtherRun(PathBuf),
+    /// The store holds a job of the same name with another configuration.
+    #[error(
+        "--job: a job {0:?} was begun with another configuration; coordinate it with that one, or name another by --job (or the configuration's name)"
+    )]
+    OtherJob(String),
+    /// A store that only `medley coordinate` uses.
+    #[error("store.kind: \"etcd\" is for medley coordinate; leave it out for medley run, which keeps its own store")]
+    Shared,
+    /// Nobody could know where this coordinator listens before it does.
+    #[error(
+        "launch.listen: is \"{0}\", but workers must know the port of each coordinator beforehand; name one by --listen, such as 127.0.0.1:7070"
+    )]
+    AnyPort(String),
     /// No random bytes.
     #[error("the system gives no random bytes: {0}")]
     Random(std::io::Error),
@@ -70,6 +83,9 @@ impl JobError {
             | Self::Config(_)
             | Self::NotShared
             | Self::OtherRun(_)
+            | Self::OtherJob(_)
+            | Self::Shared
+            | Self::AnyPort(_)
             | Self::Server(_)
             | Self::Certificates(_)
             | Self::Checkpoint(_)

@@ -4,25 +4,18 @@
 //! return to whoever leads next. What that one must know is in the store ([`JobRecord`]); what happened is in the run
 //! directory, which all coordinators of a job share.
 
-use super::assembly::{Parts, assemble, settings};
-use super::driver::{Driver, tell};
 use super::stops::{StopRequests, Stops, TERMINATED};
-use super::{JobError, Observer, Outcome, directory, resume};
-use crate::checkpoint::CheckpointError;
-use crate::cluster::Cluster;
+use super::taking_up::{Begun, Trouble, check_directory, take_up};
+use super::{JobError, Observer, Outcome};
 use crate::election::{Candidate, Leadership};
 use crate::server::Listener;
 use crate::store::{self, JobRecord};
 use medley_common::config::{self, RunConfig, StoreKind};
-use medley_common::events::{Event as JobEvent, Trained};
-use medley_common::storage::Storage;
-use medley_common::{VERSION, exit, run_directory};
+use medley_common::exit;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::mpsc;
-
-/// Workers look for the next leader every second at least; they have this long beyond `launch.death_ms` to find it.
-const RETURN: Duration = Duration::from_secs(5);
 
 /// A coordinator's part in a job that several coordinate.
 #[derive(Debug, Clone)]
@@ -39,6 +32,15 @@ pub struct Candidacy {
     pub url: Option<String>,
     /// What workers must show; `None`: drawn by the first leader.
     pub token: Option<String>,
+    /// Go on with the job where it has ended, once.
+    pub resume: bool,
+}
+
+/// What a candidate found before it ran for the lead.
+#[derive(Debug, Clone, Copy)]
+pub struct Ahead {
+    /// The job has ended so many times and is to be gone on with; another coordinator that did so has counted on.
+    pub resume_after: Option<u64>,
 }
 
 /// Runs for the lead of a job, and leads it, until the job has ended or this coordinator is asked to leave: SIGTERM hands
@@ -59,14 +61,22 @@ pub async fn lead(
     let candidacy = Candidacy { run_directory: run, ..candidacy };
     let mut stops = stops.listen().map_err(JobError::Signals)?;
     let config = &candidacy.config;
+    if config.launch.listen.parse::<SocketAddr>().is_ok_and(|address| address.port() == 0) {
+        return Err(JobError::AnyPort(config.launch.listen.clone()));
+    }
+    check_directory(&candidacy.run_directory, config)?;
     let (certificates, warnings) = super::security::certificates(&config.security)?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     // Not kept: one that does not lead refuses connections, so that workers go on looking.
-    let url = match &candidacy.url {
-        Some(url) => url.clone(),
-        None => Listener::bind(&config.launch.listen).await?.secure(certificates)?.local_url(),
-    };
+    let listened_at = Listener::bind(&config.launch.listen).await?.secure(certificates)?.local_url();
+    let url = candidacy.url.clone().unwrap_or(listened_at);
     let leases = store::open(&config.store, Path::new(""), &candidacy.job).await?;
+    let found = JobRecord::load(leases.as_ref()).await?;
+    if let Some(record) = &found {
+        check_identity(record, config)?;
+    }
+    let ended = found.filter(|record| candidacy.resume && record.has_ended());
+    let ahead = Ahead { resume_after: ended.map(|record| record.resumptions) };
     let lease = Duration::from_millis(config.store.lease_ms);
     let candidate = Candidate::new(leases, &candidacy.name, &url, lease);
     loop {
@@ -75,11 +85,31 @@ pub async fn lead(
             Some(reason) = stops.recv() => return Ok(left(&reason)),
         };
         tracing::info!(term = leadership.term(), "{} leads job {}", candidacy.name, candidacy.job);
-        match reign(&candidacy, &url, leadership, &mut stops, &mut observers).await? {
-            Reign::Ended(outcome) => return Ok(outcome),
-            Reign::Lost(reason) => tracing::warn!("{} leads no more: {reason}", candidacy.name),
+        match reign(&candidacy, ahead, &url, leadership, &mut stops, &mut observers).await {
+            Ok(Reign::Ended(outcome)) => return Ok(outcome),
+            Ok(Reign::Lost(reason)) => tracing::warn!("{} leads no more: {reason}", candidacy.name),
+            Err(trouble) if trouble.ends_the_candidacy() => return Err(trouble.error),
+            Err(trouble) => {
+                tracing::warn!(
+                    "{} cannot take the job over, and leaves it to another for {lease:?}: {}",
+                    candidacy.name,
+                    trouble.error
+                );
+                tokio::select! {
+                    () = tokio::time::sleep(lease) => {}
+                    Some(reason) = stops.recv() => return Ok(left(&reason)),
+                }
+            }
         }
     }
+}
+
+/// Refuses a job of the same name that was begun with another configuration.
+pub fn check_identity(record: &JobRecord, config: &RunConfig) -> Result<(), JobError> {
+    if record.identity.is_empty() || record.identity == config::identity(config) {
+        return Ok(());
+    }
+    Err(JobError::OtherJob(record.id.clone()))
 }
 
 fn left(reason: &str) -> Outcome {
@@ -95,20 +125,28 @@ enum Reign {
 
 async fn reign(
     candidacy: &Candidacy,
+    ahead: Ahead,
     url: &str,
     leadership: Leadership,
     stops: &mut StopRequests,
     observers: &mut impl FnMut(&Path) -> Vec<Box<dyn Observer>>,
-) -> Result<Reign, JobError> {
+) -> Result<Reign, Trouble> {
     let lost = leadership.lost();
     tokio::pin!(lost);
     let begun = tokio::select! {
-        begun = take_up(candidacy, url, &leadership, observers) => begun?,
+        begun = take_up(candidacy, ahead, url, &leadership, observers) => begun,
         reason = &mut lost => return Ok(Reign::Lost(reason)),
     };
     let driver = match begun {
-        Begun::Running(driver) => driver,
-        Begun::Over(outcome) => return Ok(Reign::Ended(outcome)),
+        Ok(Begun::Running(driver)) => driver,
+        Ok(Begun::Over(outcome)) => {
+            resign(leadership).await;
+            return Ok(Reign::Ended(outcome));
+        }
+        Err(trouble) => {
+            resign(leadership).await;
+            return Err(trouble);
+        }
     };
     let (stop, requests) = mpsc::channel(4);
     let running = driver.run(StopRequests::from(requests));
@@ -123,111 +161,12 @@ async fn reign(
             },
         }
     };
-    if let Err(error) = leadership.resign().await {
-        tracing::debug!("the lead is free once its lease has run out: {error}");
-    }
+    resign(leadership).await;
     Ok(Reign::Ended(outcome))
 }
 
-/// What a leader finds.
-enum Begun {
-    Running(Box<Driver>),
-    Over(Outcome),
-}
-
-/// Begins the job, or takes it over from another leader.
-async fn take_up(
-    candidacy: &Candidacy,
-    url: &str,
-    leadership: &Leadership,
-    observers: &mut impl FnMut(&Path) -> Vec<Box<dyn Observer>>,
-) -> Result<Begun, JobError> {
-    let Candidacy { config, run_directory: run, job, name, token, .. } = candidacy;
-    let store = leadership.store();
-    let found = JobRecord::load(store.as_ref()).await?;
-    if let Some(record) = found.as_ref().filter(|record| !matches!(record.status.as_str(), "created" | "running")) {
-        return Ok(Begun::Over(ended(record)));
+async fn resign(leadership: Leadership) {
+    if let Err(error) = leadership.resign().await {
+        tracing::debug!("the lead is free once its lease has run out: {error}");
     }
-    let (certificates, _) = super::security::certificates(&config.security)?;
-    let listener = Listener::bind(&config.launch.listen).await?.secure(certificates)?;
-    let mut record = match found {
-        Some(record) => record,
-        None => {
-            let mut record = JobRecord::new(job.clone());
-            record.renew_secrets().map_err(JobError::Random)?;
-            record.token = token.clone().unwrap_or(record.token);
-            record.save(store.as_ref()).await?;
-            record
-        }
-    };
-    let storage = Storage::of_run(run, &config.output.checkpoints).map_err(CheckpointError::from)?;
-    let checkpoint = resume::latest(&storage)?;
-    prepare(run, config, record.kept.is_none() && checkpoint.is_some())?;
-    let workers = match config.cohort.workers {
-        0 => config.cohort.peers,
-        asked => asked,
-    };
-    let settings = settings(config, u32::try_from(workers).unwrap_or(u32::MAX), record.generation + 1, checkpoint);
-    let mut told = observers(run);
-    let cluster = match &record.kept {
-        Some(kept) => Cluster::adopt(settings, kept, RETURN),
-        None => {
-            record.status = "running".into();
-            record.save(store.as_ref()).await?;
-            tell(
-                &mut told,
-                &JobEvent::JobStarted {
-                    job: job.clone(),
-                    version: VERSION.into(),
-                    method: config.method.name.to_string(),
-                    peers: settings.cohort.peers,
-                    workers: settings.workers,
-                    threads: 0,
-                    cores: 0,
-                    gpus: 0,
-                    resumed_from: None,
-                    trained_before: Trained::default(),
-                },
-            );
-            Cluster::new(settings)
-        }
-    };
-    tell(&mut told, &JobEvent::Led { coordinator: name.clone(), term: leadership.term() });
-    let parts = Parts {
-        config: config.clone(),
-        run_directory: run.clone(),
-        url: url.to_owned(),
-        record,
-        store,
-        storage,
-        cluster,
-        observers: told,
-    };
-    let (driver, _) = assemble(parts, listener)?;
-    Ok(Begun::Running(Box::new(driver)))
-}
-
-fn ended(record: &JobRecord) -> Outcome {
-    let exit_code = match record.status.as_str() {
-        "failed" => exit::FAILURE,
-        "stopped" => exit::INTERRUPTED,
-        _ => exit::SUCCESS,
-    };
-    let step = record.checkpoint.unwrap_or(0);
-    Outcome { outcome: record.status.clone(), message: record.message.clone(), exit_code, step }
-}
-
-/// Makes the run directory, unless an earlier leader of this job has.
-fn prepare(run: &Path, config: &RunConfig, is_taken: bool) -> Result<(), JobError> {
-    let kept = run.join(run_directory::CONFIG);
-    if kept.is_file() {
-        let is_ours = config::load(&kept, &[]).is_ok_and(|other| config::identity(&other) == config::identity(config));
-        return if is_ours && !is_taken { Ok(()) } else { Err(JobError::OtherRun(run.to_owned())) };
-    }
-    let make = || {
-        std::fs::create_dir_all(run.join(run_directory::LOGS))?;
-        std::fs::create_dir_all(run.join(run_directory::CHECKPOINTS))?;
-        directory::write_config(run, config)
-    };
-    make().map_err(directory::unwritable(run))
 }

@@ -5,7 +5,8 @@
 //! 3. `directory`: a run directory that is there whole or not at all.
 //! 4. `resume`: which checkpoint an earlier run left, and whether it fits.
 //! 5. `driver`: the loop between the cluster's decisions and the world.
-//! 6. `assembly`: puts the parts of a running job together; [`lead()`]: the same for a coordinator that is one of several.
+//! 6. `assembly`: puts the parts of a running job together; [`lead()`]: a coordinator that is one of several; `taking_up`:
+//!    what it does first when it has the lead.
 //! 7. `address`: where a running job can be asked something; `committer`: commits checkpoints beside that loop.
 //! 8. `stops`: who may ask a job to stop.
 //! 9. `security`: the certificates of the job's parties, checked before anything begins.
@@ -21,6 +22,7 @@ pub mod observer;
 mod resume;
 mod security;
 mod stops;
+mod taking_up;
 
 pub use crate::cluster::Outcome;
 pub use address::Address;
@@ -37,11 +39,11 @@ use crate::server::Listener;
 use crate::store::{JobRecord, Store};
 use assembly::{Parts, assemble, settings};
 use driver::Driver;
-use medley_common::config::RunConfig;
+use medley_common::config::{RunConfig, StoreKind};
 use medley_common::events::Event as JobEvent;
 use medley_common::storage::Storage;
 use medley_common::{VERSION, exit};
-use resume::Beginning;
+use resume::{Beginning, Continued};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -118,11 +120,15 @@ async fn begin(
     mut observers: Vec<Box<dyn Observer>>,
 ) -> Result<Driver, JobError> {
     let JobRequest { config, run_directory, resume } = request;
+    if config.store.kind == StoreKind::Etcd {
+        return Err(JobError::Shared);
+    }
     let run_directory =
         std::path::absolute(&run_directory).map_err(|source| JobError::Unwritable { path: run_directory, source })?;
     let binary = worker.map_or_else(WorkerBinary::find, Ok)?;
     binary.check_version()?;
-    let (certificates, of_certificates) = security::certificates(&config.security)?;
+    let (certificates, mut of_certificates) = security::certificates(&config.security)?;
+    of_certificates.extend(security::check_workers(&config.security)?);
     let storage = Storage::of_run(&run_directory, &config.output.checkpoints).map_err(CheckpointError::from)?;
     let resumed = if resume {
         Some(resume::open(&run_directory, &config, &storage).await?)
@@ -133,23 +139,27 @@ async fn begin(
     };
     let checked = preflight(&binary, &config).await?;
     let asked = Asked { workers: config.cohort.workers, threads: config.train.threads };
-    let shares = Shares::choose(cores(), checked.gpus, config.cohort.peers, asked);
+    let peers = resumed.as_ref().map_or(config.cohort.peers, |resumed| resumed.peers() as usize);
+    let shares = Shares::choose(cores(), checked.gpus, peers, asked);
     let listener = Listener::bind(&config.launch.listen).await?.secure(certificates.clone())?;
     let beginning = match resumed {
         Some(resumed) => resumed.begin(&run_directory, &config, &storage)?,
         None => {
             let record = JobRecord::new(random::hex(4).map_err(JobError::Random)?);
-            Beginning::new(directory::create(&run_directory, &config, &record).await?, record)
+            let store = directory::create(&run_directory, &config, &record).await?;
+            Beginning { store, record, continued: Continued::with(&config, None), warnings: Vec::new() }
         }
     };
-    let Beginning { store, mut record, checkpoint, trained, warnings } = beginning;
+    let Beginning { store, mut record, continued, warnings } = beginning;
+    let Continued { checkpoint, cohort, parked, trained } = continued;
     let generation = record.generation + 1;
     record.status = "running".into();
     // Those of an earlier invocation are of no use to anybody any more.
     record.renew_secrets().map_err(JobError::Random)?;
     record.save(store.as_ref()).await?;
 
-    let settings = settings(&config, shares.workers, generation, checkpoint);
+    let mut settings = settings(&config, shares.workers, generation, checkpoint);
+    settings.cohort = cohort;
     let started = JobEvent::JobStarted {
         job: record.id.clone(),
         version: VERSION.into(),
@@ -184,7 +194,7 @@ async fn begin(
         run_directory: run_directory.clone(),
         certificates: certificates.map(|own| own.directory().to_owned()),
     };
-    let cluster = Cluster::new(settings);
+    let cluster = Cluster::resumed(settings, parked);
     let parts = Parts { config, run_directory, url: coordinator, record, store, storage, cluster, observers };
     let (mut driver, exits) = assemble(parts, listener)?;
     let launcher = Launcher::start(plan, move |exit| {

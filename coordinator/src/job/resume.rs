@@ -2,7 +2,7 @@
 
 use super::{JobError, SharedStore, directory};
 use crate::checkpoint::{CheckpointError, check_fit, verify};
-use crate::cluster::Resume;
+use crate::cluster::{CohortPlan, Kept, Resume};
 use crate::random;
 use crate::store::{Embedded, JobRecord};
 use medley_common::config::{self, RunConfig};
@@ -18,18 +18,34 @@ use std::sync::Arc;
 pub struct Beginning {
     pub store: SharedStore,
     pub record: JobRecord,
-    /// `None`: from the beginning.
-    pub checkpoint: Option<Resume>,
-    /// Up to the checkpoint.
-    pub trained: Trained,
+    pub continued: Continued,
     /// What a person should know.
     pub warnings: Vec<String>,
 }
 
-impl Beginning {
-    /// Of a new job.
-    pub fn new(store: SharedStore, record: JobRecord) -> Self {
-        Self { store, record, checkpoint: None, trained: Trained::default(), warnings: Vec::new() }
+/// Where the training stands that is gone on with.
+#[derive(Debug)]
+pub struct Continued {
+    /// `None`: from the beginning.
+    pub checkpoint: Option<Resume>,
+    /// T, and how it changes: as configured, and as was asked for since.
+    pub cohort: CohortPlan,
+    /// Peers that left, and the checkpoint that holds them.
+    pub parked: BTreeMap<u32, String>,
+    /// Up to the checkpoint.
+    pub trained: Trained,
+}
+
+impl Continued {
+    /// With the T of a configuration, at a checkpoint or from the beginning.
+    pub fn with(config: &RunConfig, checkpoint: Option<Resume>) -> Self {
+        let cohort = CohortPlan::new(&config.cohort);
+        Self { checkpoint, cohort, parked: BTreeMap::new(), trained: Trained::default() }
+    }
+
+    /// T of the next step.
+    pub fn peers(&self) -> u32 {
+        self.cohort.peers_after(self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step))
     }
 }
 
@@ -41,8 +57,7 @@ pub struct Resumed {
 
 /// The last committed checkpoint of a run, as its manifest describes it.
 pub fn latest(storage: &Storage) -> Result<Option<Resume>, CheckpointError> {
-    let newest = storage.steps()?.last().copied();
-    let opened = newest.map(|step| storage.open(step)).transpose()?;
+    let opened = storage.latest()?.map(|step| storage.open(step)).transpose()?;
     Ok(opened.map(|stored| described(storage, &stored.manifest)))
 }
 
@@ -71,46 +86,76 @@ pub async fn open(run: &Path, config: &RunConfig, storage: &Storage) -> Result<R
         Some(record) => record,
         None => JobRecord::new(random::hex(4).map_err(JobError::Random)?),
     };
-    let mut beginning = Beginning::new(store, record);
     let changed = changed_keys(&trained, config);
+    let continued = continued(record.kept.as_ref(), &trained, config, storage)?;
+    let mut beginning = Beginning { store, record, continued, warnings: Vec::new() };
     if !changed.is_empty() {
         let message = format!("resumed with other values of {}", changed.join(", "));
         beginning.warnings.push(message);
     }
-    // A listing, and not `latest`: between a commit and the new name a coordinator may have died.
-    match storage.steps().map_err(CheckpointError::from)?.last().copied() {
+    match &beginning.continued.checkpoint {
         None => beginning.warnings.push("there is no checkpoint to resume from; training starts over".into()),
-        Some(step) => {
-            let manifest = verify(storage, step)?;
-            let place = format!("{}/step-{step}", storage.place());
-            check_fit(&place, &manifest, &trained, config)?;
-            if manifest.config_hash != config::identity(&trained) {
-                let message = "was trained with another configuration than run.toml holds now; put run.toml back as it was to resume, or start a new run".into();
-                return Err(CheckpointError::Unfit { place, message }.into());
-            }
-            // Patience goes back to the best validation's parameters, which have a checkpoint of their own.
-            if config.train.patience > 0 && manifest.state.best_metric.is_some() && manifest.state.best_step != step {
-                verify(storage, manifest.state.best_step)?;
-            }
-            // The store may have been lost; generations must grow all the same.
-            beginning.record.generation = beginning.record.generation.max(manifest.generation);
-            let state = &manifest.state;
-            beginning.trained =
-                Trained { seconds: state.train_seconds, rows: state.rows, bytes_sent: state.bytes_sent };
-            beginning.checkpoint = Some(described(storage, &manifest));
+        // The store may have been lost; generations must grow all the same.
+        Some(checkpoint) => {
+            let generation = storage.open(checkpoint.step).map_err(CheckpointError::from)?.manifest.generation;
+            beginning.record.generation = beginning.record.generation.max(generation);
         }
     }
     Ok(Resumed { beginning, is_config_changed: !changed.is_empty() })
 }
 
+/// Verifies the last checkpoint, and says what training goes on with from there. `trained` is the configuration so far, and
+/// `kept` what the cluster kept with it. Blocks: reads every file of the checkpoint.
+///
+/// # Errors
+/// Where the checkpoint is damaged or of another shape.
+pub fn continued(
+    kept: Option<&Kept>,
+    trained: &RunConfig,
+    config: &RunConfig,
+    storage: &Storage,
+) -> Result<Continued, JobError> {
+    let mut continued = Continued::with(config, None);
+    if let Some(kept) = kept.filter(|_| config::identity(trained) == config::identity(config)) {
+        continued.cohort = kept.cohort.clone();
+        continued.parked = kept.parked.clone();
+    }
+    let Some(step) = storage.latest().map_err(CheckpointError::from)? else {
+        // Who left did so in a training that is gone.
+        return Ok(Continued::with(config, None));
+    };
+    let manifest = verify(storage, step)?;
+    let place = format!("{}/step-{step}", storage.place());
+    check_fit(&place, &manifest, &continued.cohort, trained, config)?;
+    if manifest.config_hash != config::identity(trained) {
+        let message = "was trained with another configuration than run.toml holds now; put run.toml back as it was to resume, or start a new run".into();
+        return Err(CheckpointError::Unfit { place, message }.into());
+    }
+    // Patience goes back to the best validation's parameters, which have a checkpoint of their own.
+    if config.train.patience > 0 && manifest.state.best_metric.is_some() && manifest.state.best_step != step {
+        verify(storage, manifest.state.best_step)?;
+    }
+    // Who left later than the checkpoint was written is in it.
+    continued.parked.retain(|_, place| run_directory::checkpoint_step_of(place).is_some_and(|left| left <= step));
+    let state = &manifest.state;
+    continued.trained = Trained { seconds: state.train_seconds, rows: state.rows, bytes_sent: state.bytes_sent };
+    continued.checkpoint = Some(described(storage, &manifest));
+    Ok(continued)
+}
+
 impl Resumed {
+    /// T of the next step.
+    pub fn peers(&self) -> u32 {
+        self.beginning.continued.peers()
+    }
+
     /// Clears what the earlier coordinator left half-done and keeps the new configuration.
     ///
     /// # Errors
     /// Where the directory cannot be written.
     pub fn begin(self, run: &Path, config: &RunConfig, storage: &Storage) -> Result<Beginning, JobError> {
         storage.sweep().map_err(CheckpointError::from)?;
-        if let Some(resume) = &self.beginning.checkpoint
+        if let Some(resume) = &self.beginning.continued.checkpoint
             && let Err(error) = storage.set_latest(resume.step)
         {
             tracing::warn!("the newest checkpoint is not named: {error}");

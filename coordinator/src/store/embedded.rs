@@ -1,12 +1,20 @@
 //! The store of a single coordinator: a redb file in the run directory. redb's transactions survive `kill -9`, and
 //! its file lock keeps a second coordinator out. So whatever this process claims it holds until it lets go of it.
+//!
+//! It holds what lets workers in, so it is readable by its owner alone. On a full disk it waits for room.
 
+use super::room::WaitsForRoom;
 use super::watch::View;
 use super::{Change, Claim, Entries, Leases, Store, StoreError, Transaction, Watch, Write};
 use crate::election::clock;
+use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use std::collections::HashMap;
+use std::fs::{OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc};
@@ -29,6 +37,8 @@ pub struct Embedded {
 struct File {
     path: PathBuf,
     database: Database,
+    /// Whether writes wait for room on a full disk.
+    waits: Arc<AtomicBool>,
     /// Locked while something is written and told, so that changes are told in the order in which they happened.
     order: Mutex<Order>,
 }
@@ -46,12 +56,19 @@ impl Embedded {
     /// # Errors
     /// [`StoreError::InUse`] while another coordinator has it open; [`StoreError::Broken`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let database = Database::create(path).map_err(|error| match error {
+        let waits = Arc::new(AtomicBool::new(false));
+        let open = || {
+            let backend = WaitsForRoom::new(FileBackend::new(open_private(path)?)?, path, Arc::clone(&waits));
+            Database::builder().create_with_backend(backend)
+        };
+        let database = open().map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.into() },
             other => broken(path, other),
         })?;
+        // A job that has not begun is better refused; one that has waits.
+        waits.store(true, Ordering::Relaxed);
         let order = Mutex::new(Order { changes: broadcast::Sender::new(BEHIND), held: HashMap::new() });
-        Ok(Self { file: Arc::new(File { path: path.into(), database, order }) })
+        Ok(Self { file: Arc::new(File { path: path.into(), database, waits, order }) })
     }
 
     /// Does something that waits for the disk on a thread that may wait.
@@ -62,6 +79,20 @@ impl Embedded {
         let file = self.file.clone();
         let done = tokio::task::spawn_blocking(move || work(&file)).await;
         done.unwrap_or_else(|panic| Err(broken(&self.file.path, panic)))
+    }
+}
+
+/// A file that nobody else can read, whoever made it.
+fn open_private(path: &Path) -> io::Result<std::fs::File> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(file)
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        // What redb still writes when it closes is not worth waiting for: without it the next opening repairs.
+        self.waits.store(false, Ordering::Relaxed);
     }
 }
 
@@ -315,6 +346,18 @@ mod tests {
         }
         drop(store);
         assert_eq!(watch.next().await, None, "the store is closed");
+    }
+
+    #[test]
+    fn nobody_else_can_read_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.redb");
+        let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        drop(Embedded::open(&path).unwrap());
+        assert_eq!(mode(), 0o600);
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        drop(Embedded::open(&path).unwrap());
+        assert_eq!(mode(), 0o600, "that of an earlier version too");
     }
 
     #[test]

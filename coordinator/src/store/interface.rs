@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Keys and values that survive a crash of the coordinator: a write that returned is there after `kill -9`. Reads see
 /// every write that returned before they began, whoever made it. Every operation ends: after `store.retry_ms` at the
-/// latest where the store is elsewhere.
+/// latest where the store is elsewhere, and where it is a file on a full disk, once there is room.
 #[tonic::async_trait]
 pub trait Store: Send + Sync {
     /// The value of a key.
@@ -26,7 +26,7 @@ pub trait Store: Send + Sync {
     /// once in a transaction; etcd takes 128 keys in all.
     ///
     /// # Errors
-    /// Those of the medium, a full disk among them; the old values then stay. [`StoreError::Uncertain`] when the
+    /// Those of the medium; the old values then stay. [`StoreError::Uncertain`] when the
     /// answer was lost and others have written since. [`StoreError::Deposed`] of a leader's store.
     async fn transact(&self, transaction: Transaction) -> Result<bool, StoreError>;
 

@@ -10,6 +10,7 @@ mod error;
 mod etcd;
 mod interface;
 mod record;
+mod room;
 mod transaction;
 mod watch;
 

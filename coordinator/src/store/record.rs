@@ -28,6 +28,12 @@ pub struct JobRecord {
     /// From which the secret of each generation is made, hexadecimal.
     #[serde(default)]
     secret: String,
+    /// `config::identity` of its configuration, where several coordinators must agree on that.
+    #[serde(default)]
+    pub identity: String,
+    /// How often it was gone on with after it had ended.
+    #[serde(default)]
+    pub resumptions: u64,
     /// The cluster's own part: the last generation, and T.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Kept>,
@@ -44,8 +50,15 @@ impl JobRecord {
             message: String::new(),
             token: String::new(),
             secret: String::new(),
+            identity: String::new(),
+            resumptions: 0,
             kept: None,
         }
+    }
+
+    /// Whether it has come to an outcome.
+    pub fn has_ended(&self) -> bool {
+        !matches!(self.status.as_str(), "created" | "running")
     }
 
     /// Draws a new token and a new secret.

@@ -2,6 +2,7 @@
 
 use super::{Ended, Order, SessionError, Settings, Shared};
 use crate::random::unit;
+use medley_common::COORDINATOR_PATIENCE;
 use medley_common::certificates::channel::Way;
 use medley_common::proto::coordinator_client::CoordinatorClient;
 use medley_common::proto::worker_message::Body as Report;
@@ -25,9 +26,6 @@ const ATTEMPT_DEADLINE: Duration = Duration::from_secs(5);
 /// Waits between attempts: from the shorter to the longer, each with up to half of it more, so that workers that lost the
 /// same coordinator do not come back in step.
 const WAITS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(1);
-
-/// A coordinator may pause (Ctrl-Z, a slow disk) and go on: it has this many times as long to answer as a worker.
-const PATIENCE: u32 = 5;
 
 /// Seconds after which TCP may probe a silent connection: the kernel's own bounds.
 const TCP_KEEPALIVE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(32_767);
@@ -162,7 +160,7 @@ impl Line {
             let tcp = death.clamp(*TCP_KEEPALIVE.start(), *TCP_KEEPALIVE.end());
             way.clone().with(|endpoint| {
                 let endpoint = endpoint.tcp_keepalive(Some(tcp)).http2_keep_alive_interval(death);
-                endpoint.keep_alive_timeout(PATIENCE * death)
+                endpoint.keep_alive_timeout(COORDINATOR_PATIENCE * death)
             })
         } else {
             way.clone()

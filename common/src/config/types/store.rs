@@ -10,7 +10,8 @@ use std::path::PathBuf;
 pub struct StoreConfig {
     /// What it is kept in.
     pub kind: StoreKind,
-    /// With `etcd`: URLs of the cluster's members, such as `http://10.0.0.1:2379`; better all of them than one.
+    /// With `etcd`: URLs of the cluster's members, such as `https://10.0.0.1:2379`; better all of them than one. `http` only on this
+    /// machine, or with `security.plaintext`.
     pub endpoints: Vec<String>,
     /// With `etcd`: milliseconds without a renewal after which another coordinator takes the lead; whole seconds, for
     /// etcd counts in them. A leader renews when half of what remains is over.
