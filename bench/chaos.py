@@ -11,6 +11,11 @@ same job twice, undisturbed and disturbed, and compares the last checkpoints by 
 to the coordinator's notice, and to the first step that was committed after it.
 """
 
+#: The directories of `medley chaos`, in the order in which `make chaos` plays them.
+SCENARIOS = ["kill-50", "kill", "stop", "mid-step", "corrupted-frame", "checkpoint", "disk-full"]
+
+NOT_RUN = "**not run**"
+
 
 def seconds(value):
     return "-" if value is None else f"{value:.2f}"
@@ -20,16 +25,23 @@ def yes(value):
     return "yes" if value else "**no**"
 
 
-def scenarios(directory):
-    for path in sorted(directory.glob("*/report.json")):
-        yield json.loads(path.read_text())
+def read(path):
+    """What a part left as JSON; None where it left nothing, or nothing whole."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
-def table(reports):
+def table(directory):
     yield ("| what | faults | noticed, median s | next step, median s | worst s | committed steps lost |"
            " parameters bit for bit | metrics | checks |")
     yield "|---|---|---|---|---|---|---|---|---|"
-    for report in reports:
+    for name in SCENARIOS:
+        report = read(directory / name / "report.json")
+        if report is None:
+            yield "| " + " | ".join([name, NOT_RUN] + ["-"] * 7) + " |"
+            continue
         compared = report["compared"]
         yield "| " + " | ".join([
             report["about"],
@@ -44,12 +56,30 @@ def table(reports):
         ]) + " |"
 
 
-def links(path):
+def machine(directory):
+    reports = [read(directory / name / "report.json") for name in SCENARIOS]
+    cores = [report["cores"] for report in reports if report]
+    profile = directory / "profile.txt"
+    if cores:
+        yield f"Machine: {cores[0]} cores."
+    if profile.is_file():
+        yield f"Binaries of the {profile.read_text().strip()} profile (PROFILE=dev takes those of `cargo build`)."
+
+
+def simulation(path):
     if not path.is_file():
-        return
+        return NOT_RUN
+    found = [line for line in path.read_text().splitlines() if " schedules of up to " in line]
+    return found[-1].strip() if found else "**An invariant was broken.**"
+
+
+def links(path):
     yield ""
     yield "## Links between hosts"
     yield ""
+    if not path.is_file():
+        yield NOT_RUN
+        return
     yield "Coordinator and workers in network namespaces of their own, joined by a bridge."
     yield ""
     yield "| what | outcome | seconds | recoveries |"
@@ -60,13 +90,14 @@ def links(path):
 
 
 def coordinators(path):
-    if not path.is_file():
-        return
-    report = json.loads(path.read_text())
-    without = report["seconds_without_a_leader"]
+    report = read(path)
     yield ""
     yield "## Coordinators"
     yield ""
+    if report is None:
+        yield NOT_RUN
+        return
+    without = report["seconds_without_a_leader"]
     yield "Three coordinators and three workers of one job, and a real etcd of three members, on one machine."
     yield ""
     yield (f"{report['kills']} times the leading coordinator was killed (kill -9), with leases of 2 s: the job completed, no worker was"
@@ -76,35 +107,35 @@ def coordinators(path):
 
 
 def heartbeats(path):
-    if not path.is_file():
-        return
-    figures = json.loads(path.read_text())
-    handling, one_way = figures["handling"], figures["one_way"]
+    figures = read(path)
     yield ""
     yield "## Heartbeats"
     yield ""
+    if figures is None:
+        yield NOT_RUN
+        return
+    handling, one_way = figures["handling"], figures["one_way"]
     yield (f"{figures['workers']} simulated workers, a heartbeat every {figures['heartbeat_ms']:.0f} ms and a step every"
            f" {figures['step_ms']:.0f} ms each, against a real coordinator on {figures['cores']} cores that they share:"
            f" {figures['messages_per_second']:.0f} messages a second. Handling, from decoded to done: p50 {handling['p50']:.3f} ms,"
            f" p99 {handling['p99']:.3f} ms, at most {handling['most']:.1f} ms. From a worker's client on: p99 {one_way['p99']:.1f} ms.")
 
 
-def main():
-    directory = pathlib.Path(sys.argv[1])
-    reports = list(scenarios(directory))
+def text(directory):
     lines = [HEAD]
-    if reports:
-        lines.append(f"Machine: {reports[0]['cores']} cores.\n")
-    simulated = (directory / "simulation.txt").read_text() if (directory / "simulation.txt").is_file() else ""
-    found = [line for line in simulated.splitlines() if " schedules of up to " in line]
+    lines.append(" ".join(machine(directory)) + "\n")
     lines.append("## Simulation\n")
-    lines.append((found[-1].strip() if found else "**An invariant was broken.**") + "\n")
+    lines.append(simulation(directory / "simulation.txt") + "\n")
     lines.append("## Processes on one machine\n")
-    lines.extend(table(reports))
+    lines.extend(table(directory))
     lines.extend(links(directory / "links.json"))
     lines.extend(coordinators(directory / "coordinators.json"))
     lines.extend(heartbeats(directory / "heartbeats.json"))
-    print("\n".join(lines))
+    return "\n".join(lines)
+
+
+def main():
+    print(text(pathlib.Path(sys.argv[1])))
 
 
 if __name__ == "__main__":

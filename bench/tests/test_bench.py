@@ -14,6 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import chaos
 import compare
 import gate
 import programs
@@ -153,6 +154,35 @@ class Comparison(unittest.TestCase):
         json.dumps(results)
         alone = report.markdown(results | {"baseline": False, "works": [work | {"theirs": {}}]})
         self.assertIn("ours alone", alone)
+
+
+class Chaos(unittest.TestCase):
+    REPORT = {"about": "kill -9", "cores": 2, "faults": [1], "median_noticed_seconds": 0.1, "median_seconds": 0.2,
+              "worst_seconds": None, "steps_lost": 0, "failed": [], "compared": {"parameters_equal": True, "metrics_equal": True}}
+
+    def test_what_was_not_run_or_left_nothing_is_said_to_be(self):
+        with tempfile.TemporaryDirectory() as name:
+            directory = Path(name)
+            (directory / "stop").mkdir()
+            (directory / "stop/report.json").write_text(json.dumps(self.REPORT))
+            (directory / "heartbeats.json").write_text("")
+            lines = chaos.text(directory).splitlines()
+        self.assertIn("| kill -9 | 1 | 0.10 | 0.20 | - | 0 | yes | yes | hold |", lines)
+        missing = len(chaos.SCENARIOS) - 1
+        self.assertEqual(sum(f"| {chaos.NOT_RUN} |" in line for line in lines), missing)
+        self.assertEqual(lines.count(chaos.NOT_RUN), 4, "simulation, links, coordinators, heartbeats")
+
+    def test_the_checked_in_report_has_nothing_that_is_not_written(self):
+        checked_in = (Path(chaos.__file__).parent / "CHAOS.md").read_text()
+        code = Path(chaos.__file__).read_text()
+        with tempfile.TemporaryDirectory() as name:
+            Path(name, "profile.txt").write_text("dev")
+            written = chaos.text(Path(name))
+        sentences = [line for line in checked_in.splitlines() if line and not any(c.isdigit() for c in line)]
+        self.assertGreater(len(sentences), 8)
+        for sentence in sentences:
+            self.assertTrue(sentence in written or sentence in code, sentence)
+        self.assertIn("Binaries of the dev profile (PROFILE=dev takes those of `cargo build`).", written)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,26 @@ pub const FIXTURES: &str = "MEDLEY_FIXTURES";
 
 /// Set for the tests: that etcd cannot be installed is an error, and no reason to skip those that need it.
 pub const REQUIRE_ETCD: &str = "MEDLEY_REQUIRE_ETCD";
+
+/// Set for the tests: that network namespaces or mounts cannot be made is an error, and no reason to skip those that need
+/// them.
+pub const REQUIRE_HOSTS: &str = "MEDLEY_REQUIRE_HOSTS";
+
+/// How many random schedules the test `simulation` plays.
+pub const SIMULATION_SCHEDULES: &str = "MEDLEY_SIMULATION_SCHEDULES";
+
+/// The one schedule that it plays, with all that happens in it.
+pub const SIMULATION_SEED: &str = "MEDLEY_SIMULATION_SEED";
+
+/// How many leaders the test `failover` kills.
+pub const CHAOS_KILLS: &str = "MEDLEY_CHAOS_KILLS";
+
+/// For how many seconds the test `links` cuts links.
+pub const CHAOS_SECONDS: &str = "MEDLEY_CHAOS_SECONDS";
+
+/// The file that the figures of both go to.
+pub const CHAOS_REPORT: &str = "MEDLEY_CHAOS_REPORT";
+
 /// How the variables begin that say where a bucket of checkpoints is and as whom to ask it: AWS_ENDPOINT_URL,
 /// AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION and, for a server without TLS,
 /// AWS_ALLOW_HTTP=true. The crate `object_store` reads them.

@@ -217,8 +217,16 @@ fn every_fault_of_a_value_names_its_key() {
         (&["store.kind=etcd", "store.endpoints=[\"http://a:0\"]"], "store.endpoints", "with a port"),
         (&["store.kind=etcd", "store.endpoints=[\"http://a b:1\"]"], "store.endpoints", "with a port"),
         (&["store.kind=etcd", "store.endpoints=[\"http://a:1\",\"https://b:1\"]"], "store.endpoints", "mixes"),
-        (&["store.kind=etcd", "store.endpoints=[\"http://127.0.0.1:1\",\"http://a:1\"]"], "store.endpoints", "has \"http://a:1\""),
-        (&["store.kind=etcd", "store.endpoints=[\"http://10.0.0.1:1\"]"], "store.endpoints", "security.plaintext = true"),
+        (
+            &["store.kind=etcd", "store.endpoints=[\"http://127.0.0.1:1\",\"http://a:1\"]"],
+            "store.endpoints",
+            "has \"http://a:1\"",
+        ),
+        (
+            &["store.kind=etcd", "store.endpoints=[\"http://10.0.0.1:1\"]"],
+            "store.endpoints",
+            "security.plaintext = true",
+        ),
         (&["store.kind=etcd", "store.endpoints=[\"https://a:1\"]"], "store.tls_ca", "PEM file"),
         (&["store.tls_ca=ca.pem"], "store.endpoints", "drop store.tls_*"),
         (

@@ -1,11 +1,21 @@
 //! Hosts for tests: network namespaces, joined by a hub that cuts and slows links when told to. Everything that was made
 //! is removed again, also when a test panics.
 
+use medley_common::environment::REQUIRE_HOSTS;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 const HUB: &str = include_str!("hub.py");
+
+/// Says that a test is skipped where this machine does not allow what it needs.
+///
+/// # Panics
+/// Where `MEDLEY_REQUIRE_HOSTS` is set: the machine was said to allow it.
+pub fn skip(what: &str, reason: &str) {
+    assert!(std::env::var_os(REQUIRE_HOSTS).is_none(), "{REQUIRE_HOSTS} is set, and {what} cannot be tested: {reason}");
+    println!("skipped: {what}: {reason}");
+}
 
 /// Hosts `0..count`, number N at [`Hosts::address`] of N.
 pub struct Hosts {

@@ -4,15 +4,30 @@ use medley_integration_tests::{Bench, text};
 use serde_json::Value;
 use std::path::Path;
 
-/// Plays `medley chaos` and reads its report; panics where a check of the scenario failed.
+/// Plays `medley chaos` and reads its report; panics where a check of the scenario failed other than that of how long
+/// something took: a machine that others use as well keeps no such promise, and `make chaos` measures.
 fn chaos(arguments: &[&str]) -> Value {
     let bench = Bench::small();
     let mut all = vec!["chaos"];
     all.extend(arguments);
     all.extend(["--out", "chaos", "--quiet"]);
     let output = bench.medley(&all);
-    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
-    let json = std::fs::read(bench.path().join("chaos/report.json")).expect("a report is left");
+    let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+    let report = read(&bench, &said);
+    let failed: Vec<&str> = report["failed"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let is_a_time = |check: &&str| ["noticed:", "median:", "worst:"].iter().any(|name| check.starts_with(name));
+    assert!(failed.iter().all(is_a_time), "{said}");
+    assert_eq!(output.status.success(), failed.is_empty(), "{said}");
+    for fault in report["faults"].as_array().into_iter().flatten() {
+        let within = |name: &str, bound| fault[name].as_f64().is_none_or(|seconds| seconds < bound);
+        assert!(within("noticed_seconds", 10.0) && within("recovered_seconds", 20.0), "{fault}");
+    }
+    report
+}
+
+fn read(bench: &Bench, said: &str) -> Value {
+    assert!(bench.path().join("chaos/report.json").is_file(), "{said}");
+    let json = std::fs::read(bench.path().join("chaos/report.json")).expect("it is readable");
     serde_json::from_slice(&json).expect("the report has its documented form")
 }
 
@@ -31,15 +46,24 @@ fn killed_workers_are_replaced_and_the_result_is_the_undisturbed_runs() {
     let report = chaos(&["--kills", "3", "--steps", "60", "--seed", "11"]);
     assert_eq!(faults(&report), (3, &0.into()));
     assert_eq!(report["compared"]["moments_equal"], true);
-    for fault in report["faults"].as_array().into_iter().flatten() {
-        // A bound for a machine that others use as well; `make chaos` measures.
-        assert!(fault["noticed_seconds"].as_f64().is_some_and(|seconds| seconds < 5.0), "{fault}");
-        assert!(fault["recovered_seconds"].as_f64().is_some_and(|seconds| seconds < 20.0), "{fault}");
-    }
+    let times = |fault: &Value| fault["noticed_seconds"].is_number() && fault["recovered_seconds"].is_number();
+    assert!(report["faults"].as_array().into_iter().flatten().all(times), "{report}");
 }
 
 #[test]
-fn a_worker_that_is_stopped_counts_as_dead_and_does_no_harm_when_it_goes_on() {
+fn a_job_of_a_persons_own_is_played_with_as_many_workers_as_it_can_have() {
+    let bench = Bench::small();
+    let refused = bench.medley(&["chaos", "job.toml", "--kills", "1", "--workers", "3", "--out", "chaos"]);
+    assert_eq!(refused.status.code(), Some(2));
+    let said = text(&refused.stderr);
+    assert!(said.contains("--workers 3: the job has 2 peers") && !bench.path().join("chaos").exists(), "{said}");
+    let output = bench.medley(&["chaos", "job.toml", "--kills", "1", "--out", "chaos", "--quiet"]);
+    let report = read(&bench, &text(&output.stderr));
+    assert_eq!((faults(&report), &report["workers"]), ((1, &0.into()), &2.into()));
+}
+
+#[test]
+fn a_worker_that_is_stopped_counts_as_dead_and_is_replaced() {
     let report = chaos(&["--scenario", &scenario("stop"), "--steps", "300"]);
     let noticed = &report["faults"][0]["noticed_seconds"];
     assert!(noticed.as_f64().is_some_and(|seconds| seconds > 0.5), "{report}");
@@ -63,5 +87,7 @@ fn what_cannot_be_played_is_refused_before_anything_is_written() {
     bench.write("cut.toml", "name = \"cut\"\n[[events]]\nat_step = 3\nfault = { partition = { between = [{ worker = 0 }, { worker = 1 }], seconds = 1 } }\n");
     let output = bench.medley(&["chaos", "--scenario", "cut.toml", "--out", "chaos"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("partition") && !bench.path().join("chaos").exists());
+    let said = text(&output.stderr);
+    assert!(said.contains("partition") && said.contains("links.rs") && said.lines().count() == 1, "{said}");
+    assert!(!bench.path().join("chaos").exists());
 }

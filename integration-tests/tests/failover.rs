@@ -4,9 +4,10 @@
 
 use medley_common::events::{Event, EventLine};
 use medley_common::manifest::Manifest;
-use medley_common::{manifest, run_directory};
+use medley_common::{environment, manifest, run_directory};
 use medley_integration_tests::etcd::EtcdCluster;
 use medley_integration_tests::{Bench, PATIENCE, binary, text, until};
+use rustix::process::{Pid, Signal, kill_process};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -43,8 +44,8 @@ impl<'a> Cohort<'a> {
         drop(sockets);
         let mut cohort = Self { bench, overrides, ports, coordinators: vec![None, None, None], workers: Vec::new() };
         (0..3).for_each(|which| cohort.start_coordinator(which));
-        let urls: Vec<String> = cohort.ports.iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
-        cohort.workers = (0..3).map(|slot| cohort.worker(slot, &urls.join(","))).collect();
+        let urls = cohort.urls();
+        cohort.workers = (0..3).map(|slot| cohort.worker(slot, &urls)).collect();
         cohort
     }
 
@@ -80,6 +81,12 @@ impl<'a> Cohort<'a> {
     fn events(&self) -> Vec<Event> {
         let log = std::fs::read_to_string(self.run().join(run_directory::EVENTS)).unwrap_or_default();
         log.lines().filter_map(|line| Some(serde_json::from_str::<EventLine>(line).ok()?.event)).collect()
+    }
+
+    /// The URLs of all coordinators, as workers are told them.
+    fn urls(&self) -> String {
+        let urls: Vec<String> = self.ports.iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
+        urls.join(",")
     }
 
     /// The last step that some leader saw committed.
@@ -173,7 +180,7 @@ fn undisturbed(bench: &Bench, steps: u64) -> Vec<(String, String)> {
 }
 
 fn kills() -> u32 {
-    std::env::var("MEDLEY_CHAOS_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(2)
+    std::env::var(environment::CHAOS_KILLS).ok().and_then(|kills| kills.parse().ok()).unwrap_or(2)
 }
 
 #[test]
@@ -226,13 +233,43 @@ fn a_leader_that_is_asked_to_leave_hands_the_job_on_at_once() {
     until("the first steps", || cohort.step() > 20);
     let (leader, terms) = cohort.leader().expect("somebody leads");
     let child = cohort.coordinators[leader].take().expect("the leader runs");
-    let id = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("our child can be signalled");
+    kill_process(Pid::from_child(&child), Signal::TERM).expect("our child can be signalled");
     let output = medley_integration_tests::wait(child);
     assert!(output.status.success(), "{}", text(&output.stderr));
     until("another leader", || cohort.leader().is_some_and(|(_, now)| now > terms));
     cohort.finish();
     cohort.assert_undisturbed();
+}
+
+#[test]
+fn a_worker_that_was_stopped_and_replaced_goes_on_as_a_zombie_that_is_refused() {
+    let Some(etcd) = EtcdCluster::start() else { return };
+    let bench = Bench::new(400, 300, 20);
+    let steps = 1_200;
+    let mut cohort = Cohort::start(&bench, &etcd, steps);
+    until("the first steps", || cohort.step() > 20);
+    let zombie = Pid::from_child(&cohort.workers[1]);
+    kill_process(zombie, Signal::STOP).expect("our child can be signalled");
+    let is_lost = |event: &Event| matches!(event, Event::WorkerLost { worker, .. } if worker == "worker-1");
+    until("it counts as dead", || cohort.events().iter().any(is_lost));
+    // Nobody launched it, so nobody ends it: its place is taken while it is stopped.
+    let log = bench.path().join("w1.log");
+    let said_before = std::fs::read_to_string(&log).unwrap_or_default().len();
+    std::fs::rename(&log, bench.path().join("zombie.log")).expect("it has a log");
+    let replacement = cohort.worker(1, &cohort.urls());
+    let zombie_child = std::mem::replace(&mut cohort.workers[1], replacement);
+    let is_over = |event: &Event| matches!(event, Event::Recovered { .. });
+    until("training goes on without it", || cohort.events().iter().any(is_over));
+    kill_process(zombie, Signal::CONT).expect("our child can be signalled");
+    let output = medley_integration_tests::wait(zombie_child);
+    assert!(!output.status.success());
+    let log = std::fs::read_to_string(bench.path().join("zombie.log")).expect("its log");
+    let errors: Vec<&str> = log[said_before..].lines().filter(|line| line.starts_with("error: ")).collect();
+    assert!(errors.len() == 1 && errors[0].contains("declared dead"), "{log}");
+    cohort.finish();
+    let losses = cohort.events().iter().filter(|event| matches!(event, Event::WorkerLost { .. })).count();
+    assert_eq!(losses, 1, "it took nobody's place");
+    assert_eq!(hashes(&cohort.run()), undisturbed(&bench, steps), "the parameters are the undisturbed run's");
 }
 
 /// Adds figures to the report of `make chaos`.
@@ -241,7 +278,7 @@ fn report(name: &str, pauses: &[Duration]) {
     seconds.sort_by(f64::total_cmp);
     let line = serde_json::json!({ "name": name, "kills": seconds.len(), "seconds_without_a_leader": seconds });
     println!("{line}");
-    if let Ok(path) = std::env::var("MEDLEY_CHAOS_REPORT") {
+    if let Ok(path) = std::env::var(environment::CHAOS_REPORT) {
         std::fs::write(path, line.to_string()).expect("the report can be written");
     }
 }

@@ -4,8 +4,9 @@
 //! `MEDLEY_CHAOS_SECONDS` says how long links are cut (3 by default), `MEDLEY_CHAOS_REPORT` where a line is added for each
 //! case.
 
+use medley_common::environment;
 use medley_common::events::Event;
-use medley_integration_tests::hosts::Hosts;
+use medley_integration_tests::hosts::{Hosts, skip};
 use medley_integration_tests::{Bench, binary, events, text, until, wait};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -22,7 +23,7 @@ struct Ended {
 }
 
 fn cut_seconds() -> u64 {
-    std::env::var("MEDLEY_CHAOS_SECONDS").map_or(3, |seconds| seconds.parse().expect("a number of seconds"))
+    std::env::var(environment::CHAOS_SECONDS).map_or(3, |seconds| seconds.parse().expect("a number of seconds"))
 }
 
 /// Runs a job of which host 0 coordinates and host 1 + N has the worker in slot N, and disturbs it once it trains. `None`
@@ -32,7 +33,7 @@ fn run(what: &str, disturb: impl FnOnce(&mut Hosts)) -> Option<Ended> {
     let mut hosts = match Hosts::new(bench.path(), 1 + WORKERS) {
         Ok(hosts) => hosts,
         Err(reason) => {
-            println!("skipped: {what}: {reason}");
+            skip(what, &reason);
             return None;
         }
     };
@@ -81,7 +82,7 @@ fn run(what: &str, disturb: impl FnOnce(&mut Hosts)) -> Option<Ended> {
     assert!(!message.is_empty() && !message.contains('\n'), "{message}");
     let recoveries = happened.iter().filter(|event| matches!(event, Event::Recovered { .. })).count();
     println!("{what}: {outcome} after {seconds:.1} s, {recoveries} recoveries: {message}");
-    if let Ok(path) = std::env::var("MEDLEY_CHAOS_REPORT") {
+    if let Ok(path) = std::env::var(environment::CHAOS_REPORT) {
         let line = serde_json::json!({
             "what": what, "outcome": format!("{outcome}: {message}"), "seconds": seconds, "recoveries": recoveries,
         });

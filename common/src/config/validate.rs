@@ -304,7 +304,9 @@ fn store(store: &StoreConfig, may_be_plain: bool) -> Result<(), Fault> {
     let unusable = endpoints.iter().find(|endpoint| !is_endpoint(endpoint));
     require(unusable.is_none(), "store.endpoints", || {
         let endpoint = unusable.map_or("", String::as_str);
-        format!("has \"{endpoint}\"; use URLs with a port such as https://etcd-0:2379, or http://127.0.0.1:2379 on one machine")
+        format!(
+            "has \"{endpoint}\"; use URLs with a port such as https://etcd-0:2379, or http://127.0.0.1:2379 on one machine"
+        )
     })?;
     let is_https = |endpoint: &String| endpoint.starts_with("https://");
     let secured = endpoints.iter().filter(|endpoint| is_https(endpoint)).count();

@@ -20,6 +20,9 @@ use load::{Load, Said};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
+/// What is promised of the handling of heartbeats.
+const P99_MS: f64 = 10.0;
+
 /// Measures how long a coordinator takes to handle the heartbeats of many workers.
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -86,6 +89,11 @@ fn main() -> ExitCode {
         println!("{figures:#}");
     } else {
         println!("{}", figures::table(&figures));
+    }
+    let p99 = figures["handling"]["p99"].as_f64().unwrap_or(f64::INFINITY);
+    if p99 >= P99_MS {
+        eprintln!("heartbeats: the p99 of handling is {p99:.3} ms, not under {P99_MS} ms");
+        return ExitCode::FAILURE;
     }
     // A figure of a job that did not go well is none.
     if handled.lost == 0 && handled.outcome.exit_code == medley_common::exit::SUCCESS && said == handled.said {

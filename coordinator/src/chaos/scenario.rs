@@ -36,6 +36,12 @@ fn four() -> u32 {
     4
 }
 
+/// What Medley promises of a killed worker: seconds from its end to the next committed step, the median over several.
+const MEDIAN_SECONDS: f64 = 3.0;
+
+/// And the worst.
+const WORST_SECONDS: f64 = 6.0;
+
 /// A fault and its time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -62,7 +68,9 @@ pub struct Checks {
     pub metrics_equal: bool,
     /// Committed steps that a fault may cost.
     pub most_steps_lost: u64,
-    /// Seconds from a fault to the next committed step: the median, the worst.
+    /// Seconds from a fault until the coordinator knows of it: the worst.
+    pub noticed_seconds: Option<f64>,
+    /// Seconds from a fault to the next committed step: the median.
     pub median_seconds: Option<f64>,
     /// The worst of them.
     pub worst_seconds: Option<f64>,
@@ -79,6 +87,7 @@ impl Default for Checks {
             parameters_equal: true,
             metrics_equal: true,
             most_steps_lost: 0,
+            noticed_seconds: None,
             median_seconds: None,
             worst_seconds: None,
             all_noticed: false,
@@ -164,8 +173,25 @@ impl Scenario {
             workers,
             job: BTreeMap::new(),
             events,
-            checks: Checks { all_noticed: true, ..Checks::default() },
+            checks: Checks {
+                all_noticed: true,
+                median_seconds: Some(MEDIAN_SECONDS),
+                worst_seconds: Some(WORST_SECONDS),
+                ..Checks::default()
+            },
         })
+    }
+
+    /// A cohort of so many peers has no more workers than that.
+    ///
+    /// # Errors
+    /// Where the scenario asks for more.
+    pub fn check_peers(&self, peers: usize) -> Result<(), ScenarioError> {
+        if self.workers as usize <= peers {
+            return Ok(());
+        }
+        let what = format!("--workers {}: the job has {peers} peers, and a worker hosts at least one", self.workers);
+        Err(ScenarioError::Sense { name: self.name.clone(), what })
     }
 
     fn check(&self) -> Result<(), ScenarioError> {
@@ -243,6 +269,9 @@ mod tests {
         assert_ne!(draw(7), draw(8));
         let steps: Vec<u64> = draw(7).events.iter().filter_map(|planned| planned.at_step).collect();
         assert!(steps.is_sorted() && steps.len() == 5 && steps.iter().all(|step| (1..=36).contains(step)));
+        assert_eq!(draw(7).checks.worst_seconds, Some(6.0));
+        draw(7).check_peers(4).unwrap();
+        assert!(draw(7).check_peers(3).unwrap_err().to_string().contains("--workers 4: the job has 3 peers"));
         assert!(Scenario::kills(50, 4, 40, 1).unwrap_err().to_string().contains("room for 36"));
     }
 }

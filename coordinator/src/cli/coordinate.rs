@@ -1,7 +1,7 @@
 //! `medley coordinate`: one of several coordinators of a job whose workers are started elsewhere.
 
 use super::config::Overrides;
-use super::run::{Plan, leave, recording_observers};
+use super::run::{Plan, keep_findable, leave, recording_observers};
 use super::{CliError, logging, print};
 use crate::job::{self, Candidacy, Outcome, Stops};
 use crate::output::history::{History, Recorder};
@@ -54,11 +54,13 @@ pub struct CoordinateArgs {
 
 const EXAMPLES: &str = "\
 Examples:
-  export MEDLEY_LAUNCH_TOKEN=$(openssl rand -hex 32)
-  medley coordinate job.toml --listen 10.0.0.1:7070 --out /shared/job       On one machine
-  medley coordinate job.toml --listen 10.0.0.2:7070 --out /shared/job       On another
-  medley-worker work --standalone --job job --slot 0 \\
-      --coordinator http://10.0.0.1:7070,http://10.0.0.2:7070               On each machine with a GPU
+  export MEDLEY_LAUNCH_TOKEN=$(openssl rand -hex 32)                        The same everywhere
+  medley certs init --out DIR --name 10.0.0.1 --name 10.0.0.2               Once; security.certificates = \"DIR\"
+  medley coordinate job.toml --job job --listen 10.0.0.1:7070 --out /shared/job     On one machine
+  medley coordinate job.toml --job job --listen 10.0.0.2:7070 --out /shared/job     On another
+  medley-worker work --standalone --job job --slot 0 --listen 10.0.0.3:0 --certificates DIR \\
+      --coordinator https://10.0.0.1:7070,https://10.0.0.2:7070                     On each machine with a GPU
+  medley coordinate job.toml --job job --listen 10.0.0.1:7070 --out /shared/job --resume
 
 Exit codes: those of `medley run`; 0 as well for one that handed the job on.";
 
@@ -107,7 +109,8 @@ fn plan(arguments: &CoordinateArgs) -> Result<Plan, CliError> {
     overrides.extend(arguments.listen.clone().map(|listen| Override::new("launch.listen", listen)));
     let out = arguments.out.as_ref().map(|out| out.display().to_string());
     overrides.extend(out.map(|out| Override::new("output.directory", out)));
-    let config = config::load(&arguments.config, &overrides).map_err(|error| CliError::bad_input(&error))?;
+    let mut config = config::load(&arguments.config, &overrides).map_err(|error| CliError::bad_input(&error))?;
+    keep_findable(&mut config)?;
     let directory = config.output.directory.clone().unwrap_or_else(|| Path::new("runs").join(&config.name));
     Ok(Plan { config, directory, resume: false })
 }

@@ -29,7 +29,7 @@ pub struct RunArgs {
     /// Go on with a run from its last checkpoint
     ///
     /// The configuration is the run's own; only keys that cannot change the result may be set: launch.*, recovery.*,
-    /// output.*, store.*, security.*, exchange.deadline_seconds, train.threads, cohort.workers.
+    /// output.*, store.*, security.*, exchange.deadline_seconds, train.threads, train.device, cohort.workers.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["peers", "seed", "out"])]
     resume: Option<PathBuf>,
     /// Peers of the cohort (cohort.peers)
@@ -127,16 +127,21 @@ fn plan(arguments: &RunArgs) -> Result<Plan, CliError> {
     }
     let file = arguments.config.as_deref().unwrap_or(Path::new(""));
     let mut config = config::load(file, &overrides).map_err(|error| CliError::bad_input(&error))?;
-    keep_findable(&mut config.output.checkpoints)?;
+    keep_findable(&mut config)?;
     let directory = config.output.directory.clone().unwrap_or_else(|| Path::new("runs").join(&config.name));
     Ok(Plan { config, directory, resume: false })
 }
 
-/// Makes a path whole, so that the run finds its checkpoints wherever it is gone on with from.
-fn keep_findable(checkpoints: &mut String) -> Result<(), CliError> {
+/// Makes paths whole, so that the run finds its checkpoints and certificates wherever it is gone on with from, or asked
+/// something.
+pub(super) fn keep_findable(config: &mut RunConfig) -> Result<(), CliError> {
+    let whole = |path: &Path| std::path::absolute(path).map_err(|error| CliError::bad_input(&error));
+    let checkpoints = &mut config.output.checkpoints;
     if !checkpoints.is_empty() && !checkpoints.contains("://") {
-        let whole = std::path::absolute(&*checkpoints).map_err(|error| CliError::bad_input(&error))?;
-        *checkpoints = whole.display().to_string();
+        *checkpoints = whole(Path::new(&*checkpoints))?.display().to_string();
+    }
+    if let Some(certificates) = &mut config.security.certificates {
+        *certificates = whole(certificates)?;
     }
     Ok(())
 }
@@ -158,7 +163,8 @@ fn plan_resumption(directory: &Path, overrides: &[Override]) -> Result<Plan, Cli
             directory.display()
         )));
     }
-    let config = config::load(&file, overrides).map_err(|error| CliError::bad_input(&error))?;
+    let mut config = config::load(&file, overrides).map_err(|error| CliError::bad_input(&error))?;
+    keep_findable(&mut config)?;
     Ok(Plan { config, directory: directory.to_owned(), resume: true })
 }
 

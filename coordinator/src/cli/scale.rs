@@ -2,7 +2,7 @@
 
 use super::{CliError, print};
 use crate::job::Address;
-use medley_common::certificates::channel::Way;
+use medley_common::certificates::channel::{ChannelError, Way};
 use medley_common::certificates::{Certificates, Role};
 use medley_common::proto::control_client::ControlClient;
 use medley_common::proto::scale_request::NewPeers;
@@ -80,6 +80,22 @@ pub fn run(arguments: &ScaleArgs) -> Result<i32, CliError> {
     Ok(exit::SUCCESS)
 }
 
+/// Why a job's address cannot be used as it is, in the words of this command, whose user has not given the address.
+fn unusable(url: &str, has_certificates: bool, error: &ChannelError) -> String {
+    match (url.starts_with("https://"), has_certificates) {
+        (true, false) => {
+            format!("the job's coordinator at {url} takes certificates; give --certificates DIR, which has client.pem")
+        }
+        (false, true) => {
+            format!("the job's coordinator at {url} speaks plain text; leave --certificates out")
+        }
+        _ => {
+            let (ChannelError::Address { reason, .. } | ChannelError::Unreachable { reason, .. }) = error;
+            format!("the job's coordinator at {url}: {reason}")
+        }
+    }
+}
+
 async fn ask(address: Address, certificates: Option<&Path>, arguments: &ScaleArgs) -> Result<String, CliError> {
     let Address { url, job, token } = address;
     let unreachable = |error: &dyn std::fmt::Display| {
@@ -87,7 +103,8 @@ async fn ask(address: Address, certificates: Option<&Path>, arguments: &ScaleArg
     };
     let certificates = certificates.map(|directory| Certificates::load(directory, Role::Client)).transpose();
     let certificates = certificates.map_err(|error| CliError::bad_input(&error))?;
-    let way = Way::new(&url, certificates.as_ref()).map_err(|error| CliError::bad_input(&error))?;
+    let way = Way::new(&url, certificates.as_ref())
+        .map_err(|error| CliError::bad_input(&unusable(&url, certificates.is_some(), &error)))?;
     let way = way.with(|endpoint| endpoint.connect_timeout(PATIENCE).timeout(PATIENCE));
     let channel = way.connect().await.map_err(|error| unreachable(&error))?;
     let copy = arguments.copy_of.map(|peer| NewPeers::Copy(proto::PeerCopy { peer, rank: 0, noise: arguments.noise }));
@@ -104,4 +121,22 @@ async fn ask(address: Address, certificates: Option<&Path>, arguments: &ScaleArg
         _ => CliError::new(exit::FAILURE, &format!("the coordinator refused: {}", way.explain(&status))),
     })?;
     Ok(reply.into_inner().message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_nobody_typed_is_explained_without_the_flag_of_another_command() {
+        let error = ChannelError::Address { address: "x".into(), reason: "is no address".into() };
+        for (url, has_certificates, says) in [
+            ("https://a:1", false, "--certificates DIR"),
+            ("http://a:1", true, "leave --certificates out"),
+            ("https://a:1", true, "is no address"),
+        ] {
+            let message = unusable(url, has_certificates, &error);
+            assert!(message.contains(says) && message.contains(url) && !message.contains("--coordinator"), "{message}");
+        }
+    }
 }

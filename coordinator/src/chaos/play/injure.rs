@@ -38,11 +38,13 @@ pub fn refuse_unplayable(scenario: &Scenario) -> Result<(), PlayError> {
     for planned in &scenario.events {
         let instead = match planned.fault {
             Fault::Partition { .. } | Fault::Delay { .. } | Fault::Loss { .. } => {
-                "integration-tests/tests/links.rs plays it between network namespaces"
+                "integration-tests/tests/links.rs cuts and slows links between network namespaces"
             }
-            Fault::ClockJump { .. } => "no clock on the wall decides anything in Medley; the simulation sets its clock",
+            Fault::ClockJump { .. } => {
+                "no clock on the wall decides anything in Medley, where deadlines and leases go by the monotonic one"
+            }
             Fault::EtcdMemberLoss { .. } | Fault::CoordinatorKill => {
-                "the tests of several coordinators play it, with an etcd of their own"
+                "integration-tests/tests/failover.rs plays it, with an etcd of its own"
             }
             _ => continue,
         };

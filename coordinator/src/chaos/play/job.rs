@@ -34,6 +34,9 @@ protocols = ["full"]
 death_ms = 1000
 "#;
 
+/// Its peers.
+pub const PEERS: usize = 4;
+
 /// Its steps, where neither the scenario nor a configuration says otherwise.
 pub const STEPS: u64 = 120;
 

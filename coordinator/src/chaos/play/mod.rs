@@ -15,7 +15,7 @@ pub mod report;
 use super::scenario::{Scenario, ScenarioError};
 use injure::Injuries;
 use job::Job;
-pub use job::STEPS;
+pub use job::{PEERS, STEPS};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use report::{Report, Verdicts};
@@ -50,9 +50,7 @@ pub enum PlayError {
     #[error("--out {0}: is there already and not empty; choose another directory")]
     Occupied(String),
     /// A fault that this level cannot bring about.
-    #[error(
-        "scenario {scenario}: {fault} is not a fault that one machine's processes can be made to suffer; {instead}"
-    )]
+    #[error("scenario {scenario}: {fault} is no fault that medley chaos brings about; {instead}")]
     Unplayable {
         /// The scenario.
         scenario: String,

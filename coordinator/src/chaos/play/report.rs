@@ -110,12 +110,14 @@ impl Report {
                 check(fault.recovered_seconds.is_some(), format!("{}: no step was committed after it", fault.fault));
             }
         }
-        for (name, found, bound) in [
-            ("median", self.median_seconds, checks.median_seconds),
-            ("worst", self.worst_seconds, checks.worst_seconds),
+        let noticed = self.faults.iter().filter_map(|fault| fault.noticed_seconds).reduce(f64::max);
+        for (name, found, bound, until) in [
+            ("noticed", noticed, checks.noticed_seconds, "until the coordinator knew"),
+            ("median", self.median_seconds, checks.median_seconds, "to the next committed step"),
+            ("worst", self.worst_seconds, checks.worst_seconds, "to the next committed step"),
         ] {
             if let (Some(found), Some(bound)) = (found, bound) {
-                check(found < bound, format!("{name}: {found:.2} s to the next committed step, not under {bound} s"));
+                check(found < bound, format!("{name}: {found:.2} s {until}, not under {bound} s"));
             }
         }
         if let Some(text) = &checks.warning {
@@ -223,6 +225,13 @@ mod tests {
         )
         .unwrap();
         assert!(Report::new(&scenario, 1, vec![fault.clone()], verdicts(true)).is_good());
+        let slow = Record { recovered_seconds: Some(6.5), ..fault.clone() };
+        let failed = Report::new(&scenario, 1, vec![slow], verdicts(true)).failed;
+        assert!(failed.len() == 2 && failed[1].starts_with("worst: 6.50 s"), "the promises of kills: {failed:?}");
+        scenario.checks.noticed_seconds = Some(0.05);
+        assert!(
+            Report::new(&scenario, 1, vec![fault.clone()], verdicts(true)).failed[0].starts_with("noticed: 0.10 s")
+        );
         scenario.checks.worst_seconds = Some(1.5);
         scenario.checks.warning = Some("flood".into());
         let mut bad = fault;
