@@ -173,6 +173,32 @@ fn another_coordinator_takes_over_and_has_what_the_first_had() {
 }
 
 #[test]
+fn what_a_coordinator_received_and_did_not_settle_is_kept_for_the_next_one() {
+    let fake = Fake::default();
+    let (_serving, address) = serve(&fake);
+    let session = Session::join(&settings(&[address], LONG), request()).unwrap();
+    fake.store().acknowledges_to = Some(1);
+    report(&session, 1..=5);
+    fake.wait("all five have arrived", |store| store.kept.len() == 5);
+    // Back with the same coordinator, which has all of them, and then with one that heard only of those that were settled.
+    fake.hang_up();
+    fake.wait("it is back", |store| store.joins.len() == 2);
+    report(&session, 6..=6);
+    fake.wait("it goes on from where it was", |store| store.kept.len() == 6);
+    assert_eq!(fake.store().arrived, [1, 2, 3, 4, 5, 6], "nothing is sent twice to one that has it");
+    {
+        let mut store = fake.store();
+        store.kept.truncate(1);
+        store.acknowledges_to = None;
+    }
+    fake.hang_up();
+    fake.wait("the others are sent again", |store| store.kept.len() == 6);
+    assert_eq!(kept_steps(&fake), (1..=6).collect::<Vec<u64>>());
+    session.settle(LONG);
+    session.close();
+}
+
+#[test]
 fn a_coordinator_that_is_late_is_waited_for() {
     let fake = Fake::default();
     fake.store().refusal = Some(tonic::Status::unavailable("does not lead"));

@@ -1,4 +1,4 @@
-//! Reports that the coordinator has not acknowledged yet.
+//! Reports that no coordinator has acknowledged yet.
 
 use medley_common::proto::WorkerMessage;
 use medley_common::proto::worker_message::Body as Report;
@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 /// Reports that may wait for the coordinator before training waits for it.
 pub const MOST_WAITING: usize = 100_000;
 
-/// Reports are numbered from 1 and kept until they are acknowledged, so that a coordinator that was lost, or another
-/// one in its place, gets all of them in order.
+/// Reports are numbered from 1 and kept until a coordinator acknowledges them, which it does once what follows from them is
+/// in its store. What one merely received is lost with it: the next one gets it again, in order.
 #[derive(Debug, Default)]
 pub struct Outbox {
     state: Mutex<State>,
@@ -57,7 +57,7 @@ impl Outbox {
         state.waiting.get(place).cloned()
     }
 
-    /// Drops reports that the coordinator has.
+    /// Drops reports that will not be asked for again.
     pub fn acknowledge(&self, sequence: u64) {
         let mut state = self.lock();
         while state.waiting.front().is_some_and(|message| message.sequence <= sequence) {
