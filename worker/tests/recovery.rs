@@ -331,6 +331,17 @@ fn the_schedule_pauses_all_workers_at_its_step_and_once() {
         "{left:?}"
     );
     assert!(cluster.workers.iter().all(|worker| worker.recorder.shards.last().unwrap().step == 2), "with a checkpoint");
+    // Of a generation that comes back to that checkpoint the change is still to come.
+    let recorders: Vec<support::Recorder> =
+        cluster.workers.iter_mut().map(|worker| std::mem::take(&mut worker.recorder)).collect();
+    let checkpoint = support::commit(&material.config, &run, &recorders, 2);
+    cluster.buried.extend(recorders);
+    let entry = Entry::checkpoint(&Placement::new(ranks.clone(), 0).unwrap(), &checkpoint).unwrap();
+    let left = cluster.generation(&ranks, &entry, None);
+    assert!(
+        left.iter().all(|l| l.suspended().is_some_and(|s| (s.step, s.reason.as_str()) == (2, "schedule"))),
+        "{left:?}"
+    );
     // Entered again with the T that it had, it does not stop at the same place for ever.
     let reports = cluster.abandon(&left);
     let entry = origins(&reports, &all_peers(&ranks), 2).unwrap();
@@ -348,11 +359,14 @@ fn host_and_buddy_lost_together_are_replayed_from_the_checkpoint() {
     let ranks = one_each(3);
     let (expected, _) = undisturbed(&material, directory.path(), &ranks);
     let mut cluster = Cluster::new(&material, &run, 3);
-    let left = until(&mut cluster, &ranks, &fresh(&ranks), 3);
+    cluster.workers.iter_mut().for_each(|worker| worker.recorder.pause_with_checkpoint = true);
+    let left = until(&mut cluster, &ranks, &fresh(&ranks), 2);
     let recorders: Vec<support::Recorder> =
         cluster.workers.iter_mut().map(|worker| std::mem::take(&mut worker.recorder)).collect();
     let checkpoint = support::commit(&material.config, &run, &recorders, 2);
-    cluster.buried.extend(recorders);
+    cluster.workers.iter_mut().zip(recorders).for_each(|(worker, recorder)| worker.recorder = recorder);
+    let entry = origins(&cluster.abandon(&left), &all_peers(&ranks), 2).unwrap();
+    let left = until(&mut cluster, &ranks, &entry, 3);
     let mut reports = cluster.abandon(&left);
     for rank in [0, 1] {
         cluster.replace(rank);

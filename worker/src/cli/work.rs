@@ -6,7 +6,7 @@ use crate::device;
 use crate::exchange::{Exchange, Placement};
 use crate::faults;
 use crate::session::{self, Order, Session, SessionError, watch};
-use crate::train::{Ending, Entry, Material, Reporter, TrainError, Trainer};
+use crate::train::{Ending, Entry, Material, Reporter, TrainError, Trainer, meeting_deadline};
 use medley_common::config::{self, RunConfig};
 use medley_common::proto;
 use medley_common::proto::worker_message::Body as Report;
@@ -52,8 +52,9 @@ pub struct Arguments {
     plaintext: bool,
 }
 
-/// How long a worker waits for its first assignment: the coordinator's own bound on joining ends the job sooner. A spare
-/// waits for as long as a training may last.
+/// How long a worker waits for an assignment. It may be idle for as long as a training lasts: as a spare, after a change of
+/// T, or while the coordinator's store does not answer. The wait ends sooner by the coordinator's own bounds (it dismisses or
+/// releases whoever is not needed), and by the session's patience where there is no coordinator.
 const ASSIGNMENT_DEADLINE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// How long a worker whose work is done waits for the others' end: their evaluations may take long, and the coordinator,
@@ -165,16 +166,16 @@ fn take_part(session: &Session, listener: &Listener, arguments: &Arguments) -> R
                 match after_completion(session, generation)? {
                     After::Released => None,
                     After::Assigned(assigned) => Some(assigned),
-                    After::Aborted(reason) => suspended(session, &trainer, trainer.suspended(&reason, None))?,
+                    After::Aborted(reason) => suspended(session, trainer.suspended(&reason, None))?,
                 }
             }
             Ok(Ending::Paused(reason)) => {
                 let held = proto::Suspended { is_pause: true, ..trainer.suspended(reason, None) };
-                suspended(session, &trainer, held)?
+                suspended(session, held)?
             }
             Err(error) if error.is_of_the_group() => {
                 tracing::warn!(generation, %error, "left the generation");
-                suspended(session, &trainer, trainer.suspended(&error.to_string(), error.because_of_rank()))?
+                suspended(session, trainer.suspended(&error.to_string(), error.because_of_rank()))?
             }
             Err(error) => return Err(error),
         };
@@ -199,9 +200,9 @@ fn load_early(path: &Path) -> Option<Material> {
 }
 
 /// Reports what is still there, and waits for what the coordinator makes of it.
-fn suspended(session: &Session, trainer: &Trainer<'_>, held: proto::Suspended) -> Result<Option<Assigned>, TrainError> {
+fn suspended(session: &Session, held: proto::Suspended) -> Result<Option<Assigned>, TrainError> {
     session.report(Report::Suspended(held));
-    next(session, trainer.longest_wait())
+    next(session, ASSIGNMENT_DEADLINE)
 }
 
 /// The next assignment; nothing where the worker is released instead.
@@ -285,7 +286,7 @@ fn meet(
         };
         let options = Options {
             deadline: Duration::from_secs_f64(config.exchange.deadline_seconds),
-            connect_deadline: Duration::from_millis(config.launch.join_ms),
+            connect_deadline: meeting_deadline(config),
             ..Options::default()
         };
         Box::new(TcpCollective::connect(listener, &membership, &options, abort)?)

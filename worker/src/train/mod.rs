@@ -23,7 +23,7 @@ pub mod trainer;
 mod transfer;
 mod validation;
 
-pub use entry::{Entry, Origin};
+pub use entry::{Entry, Origin, meeting_deadline};
 pub use error::TrainError;
 pub use material::Material;
 pub use trainer::{Ending, Reporter, Trainer};

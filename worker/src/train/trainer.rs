@@ -82,7 +82,7 @@ pub struct Trainer<'a> {
     pub(super) state: TrainingState,
     /// Committed steps.
     pub(super) step: u64,
-    /// The step at which the generation began.
+    /// The step at which the generation began, where it went on from another generation.
     pub(super) entered: Option<u64>,
     pub(super) saving: Saving,
     pub(super) evaluation_time: Duration,
@@ -163,12 +163,6 @@ impl<'a> Trainer<'a> {
             suspended.replicas = copies.chain(extras).collect();
         }
         suspended
-    }
-
-    /// How long the coordinator may take to find out who is left, to wait for a replacement and for it to join.
-    pub fn longest_wait(&self) -> Duration {
-        let (launch, recovery) = (&self.config.launch, &self.config.recovery);
-        Duration::from_millis(launch.join_ms + recovery.reform_ms + recovery.replace_ms)
     }
 
     /// The configuration.
@@ -277,7 +271,8 @@ impl<'a> Trainer<'a> {
         now && self.step > 0 && self.state.validated_step != Some(self.step) && !self.config.data.train_on_validation
     }
 
-    /// Whether the schedule changes T here. A generation that began here has the T that the coordinator wants.
+    /// Whether the schedule changes T here. A generation that goes on from here has the T that the coordinator wants; one that
+    /// comes back to a checkpoint of before the change has it yet to make.
     fn is_rescheduled(&self) -> bool {
         let cohort = &self.config.cohort;
         self.entered != Some(self.step)

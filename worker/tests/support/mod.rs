@@ -30,6 +30,8 @@ pub struct Recorder {
     pub stop_after: Option<u64>,
     /// Asks for a pause with this step.
     pub pause_after: Option<u64>,
+    /// And for a checkpoint before it.
+    pub pause_with_checkpoint: bool,
     pub completed: Option<proto::Completed>,
 }
 
@@ -52,7 +54,9 @@ impl Reporter for Recorder {
     }
     fn pause_requested(&self) -> Option<proto::Pause> {
         let next = self.steps.last().map_or(0, |record| record.step) + 1;
-        self.pause_after.is_some_and(|step| next >= step).then_some(proto::Pause { checkpoint: false })
+        self.pause_after
+            .is_some_and(|step| next >= step)
+            .then_some(proto::Pause { checkpoint: self.pause_with_checkpoint })
     }
 }
 

@@ -6,8 +6,10 @@
 //!    furthest within the step, by a validation, is believed.
 //! 3. What is drawn or read, each new host draws or reads itself. What a worker holds moves to the new host.
 //! 4. Every hosted peer's state goes to the buddy.
-//! 5. A barrier. Up to here each worker keeps what it held before beside what it got, so that a failure loses nothing;
-//!    behind it only states of peers that take no part are kept, so that they can come back.
+//! 5. The states take the place of those of the last generation, and a barrier follows. A failure up to there loses nothing:
+//!    until the new states are whole, what was held stays as it was, and until the barrier is passed, what was held of peers
+//!    that others host now stays beside them. Behind it only states of peers that take no part are kept, so that they can
+//!    come back.
 
 mod arrival;
 mod claims;
@@ -23,10 +25,12 @@ use crate::checkpoint::Checkpoint;
 use crate::exchange::{Exchange, Placement};
 use crate::model::{Encoder, Network, Parameters, Shared};
 use arrival::Arrival;
+use medley_common::config::RunConfig;
 use medley_common::proto;
 use medley_common::run_directory;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tch::Tensor;
 
 /// Where a state comes from.
@@ -47,6 +51,13 @@ pub enum Origin {
         /// Standard deviation of the noise, as a share of the root mean square of each tensor.
         noise: f64,
     },
+}
+
+/// Longest wait for another member while a generation forms and its states move. The coordinator gives up a generation that is
+/// not ready after `launch.join_ms`, and the job with it: whoever misses a rank must have said which one before.
+pub fn meeting_deadline(config: &RunConfig) -> Duration {
+    let join = Duration::from_millis(config.launch.join_ms);
+    join.saturating_sub(Duration::from_secs_f64(config.exchange.deadline_seconds)).max(join / 2)
 }
 
 /// How a generation begins.
@@ -135,15 +146,24 @@ impl Trainer<'_> {
             // What is wrong with the input shows before the first step.
             self.examiner()?;
         }
-        let arrival = self.arrive(exchange, entry)?;
-        let copies = self.exchange_copies(exchange, entry, &arrival)?;
-        self.install(placement, entry, arrival, copies);
-        self.saving.generation = exchange.collective().generation();
-        exchange.collective().barrier()?;
+        // Who reads from a checkpoint keeps the others waiting for longer than any step does.
+        exchange.collective().set_deadline(meeting_deadline(self.config));
+        let entered = self.move_in(exchange, entry, placement.clone());
+        exchange.collective().set_deadline(Duration::from_secs_f64(self.config.exchange.deadline_seconds));
+        entered?;
         let Self { placement, extras, .. } = self;
         extras.retain(|held| placement.position(held.peer).is_none());
         exchange.take_traffic();
         Ok(())
+    }
+
+    /// Gets the states, passes them on, and meets the others.
+    fn move_in(&mut self, exchange: &mut Exchange, entry: &Entry, placement: Placement) -> Result<(), TrainError> {
+        let arrival = self.arrive(exchange, entry)?;
+        let copies = self.exchange_copies(exchange, entry, &arrival)?;
+        self.install(placement, entry, arrival, copies);
+        self.saving.generation = exchange.collective().generation();
+        Ok(exchange.collective().barrier()?)
     }
 
     /// Commits a prepared step where the generation begins behind it, and drops it where nobody committed it.
@@ -213,7 +233,8 @@ impl Trainer<'_> {
         let network = Network::of(config, common, peers, encoders);
         let updates = state.optimizer_steps;
         self.learner = Some(Learner::with_moments(network, shared_moments, peer_moments, copies, updates));
-        if !matches!(entry.shared, Origin::Rank(_)) {
+        let goes_on = matches!(entry.shared, Origin::Rank(_));
+        if !goes_on {
             // Another course of the training: what it is worth is not known yet.
             self.evaluated.clear();
         }
@@ -221,7 +242,7 @@ impl Trainer<'_> {
         self.placement = placement;
         self.state = state;
         self.step = entry.step;
-        self.entered = Some(entry.step);
+        self.entered = goes_on.then_some(entry.step);
         self.saving.saved = entry.checkpoint_step;
         self.best = best;
     }
