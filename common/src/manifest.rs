@@ -1,7 +1,9 @@
 //! The manifest of a checkpoint: what its directory holds, with sizes and hashes, and where training stood.
 //!
 //! A checkpoint directory `checkpoints/step-N/` holds `manifest.json`, `shared.safetensors`, `peer-J.safetensors`
-//! and, beside each, the optimiser's state (`shared.optimizer.safetensors`, `peer-J.optimizer.safetensors`). It is
+//! and, beside each, the optimiser's state (`shared.optimizer.safetensors`, `peer-J.optimizer.safetensors`). Where training
+//! may go back to the best validation, and that was at another step, the parameters of then are there too
+//! (`shared.best.safetensors`, `peer-J.best.safetensors`): that step's own checkpoint may never have come about. It is
 //! written under a temporary name, synced, and renamed once every worker's files are there: a manifest that is
 //! visible is complete. `storage` says what stands for the renaming where checkpoints are kept elsewhere.
 
@@ -14,6 +16,14 @@ pub const FILE: &str = "manifest.json";
 
 /// The version of the layout described here.
 pub const FORMAT: u32 = 1;
+
+/// The file of the shared parameters.
+pub const SHARED: &str = "shared.safetensors";
+
+/// The file of what the parameters of a file were at the best validation: of `peer-J.safetensors`, `peer-J.best.safetensors`.
+pub fn best_file(file: &str) -> String {
+    format!("{}.best.safetensors", file.strip_suffix(".safetensors").unwrap_or(file))
+}
 
 /// The peer whose parameters a file of a checkpoint holds: `peer-J.safetensors`.
 pub fn peer_of(file: &str) -> Option<u32> {
@@ -60,6 +70,24 @@ pub struct Manifest {
     pub files: Vec<ManifestFile>,
 }
 
+impl Manifest {
+    /// Whether a file of this name belongs to the checkpoint.
+    pub fn names(&self, file: &str) -> bool {
+        self.files.iter().any(|other| other.name == file)
+    }
+
+    /// Whether the parameters of the best validation are among the files; else they are in the checkpoint of its step.
+    pub fn keeps_best(&self) -> bool {
+        self.names(&best_file(SHARED))
+    }
+
+    /// The peers whose parameters are among the files, ascending. After a loss they need not be the first ones.
+    pub fn held_peers(&self) -> Vec<u32> {
+        let peers: BTreeSet<u32> = self.files.iter().filter_map(|file| peer_of(&file.name)).collect();
+        peers.into_iter().collect()
+    }
+}
+
 /// One file of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestFile {
@@ -83,8 +111,9 @@ pub struct TrainingState {
     pub best_step: u64,
     /// Evaluations since then.
     pub evaluations_without_improvement: u32,
-    /// The step of the last validation, which a recovery neither skips nor repeats. A checkpoint without it was validated
-    /// at its own step where that was due.
+    /// The step of the last validation, which a generation that goes on from memory neither skips nor repeats. A checkpoint
+    /// of a step at which one was due is written after it; where an older version kept none here, that step counts as
+    /// validated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validated_step: Option<u64>,
     /// The metric of the last validation, the best over peers; absent before the first, and in older checkpoints.
@@ -108,6 +137,34 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn every_file_has_its_kind() {
+        let names = ["shared", "shared.best", "shared.optimizer", "peer-2", "peer-2.best", "peer-2.optimizer", "peer-0"];
+        let files = names.map(|name| ManifestFile {
+            name: format!("{name}.safetensors"),
+            bytes: 0,
+            sha256: String::new(),
+        });
+        assert_eq!(fault_of_names(&files), None);
+        let mut manifest = Manifest {
+            format: FORMAT,
+            version: String::new(),
+            job: String::new(),
+            generation: 1,
+            step: 4,
+            peers: 2,
+            config_hash: String::new(),
+            data_hash: String::new(),
+            state: TrainingState::default(),
+            files: files.to_vec(),
+        };
+        assert_eq!(manifest.held_peers(), [0, 2], "each once, by its parameters of now");
+        assert_eq!(best_file("peer-2.safetensors"), "peer-2.best.safetensors");
+        assert!(manifest.keeps_best() && manifest.names("peer-2.best.safetensors"));
+        manifest.files.retain(|file| file.name != best_file(SHARED));
+        assert!(!manifest.keeps_best());
+    }
 
     #[test]
     fn numbers_are_read_to_the_last_bit() {

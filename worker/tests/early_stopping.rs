@@ -4,6 +4,7 @@
 
 mod support;
 
+use medley_common::manifest::{self, Manifest};
 use medley_common::proto;
 use std::path::Path;
 use support::{Recorder, commit, configuration, data, train};
@@ -137,16 +138,34 @@ fn a_resumed_training_stops_where_the_uninterrupted_one_does_with_the_same_resul
     let best = metrics(&whole, "test")[0].0;
     let steps = whole[0].steps.len() as u64;
 
-    // Stopped after the best validation, so that its parameters must come from an earlier checkpoint.
-    let parts = directory.path().join("parts");
+    // Stopped after the best validation, to whose parameters it goes back in the end.
     let stop = best + 1;
-    let first = train(&config, &ranks(), &parts, None, Some(stop));
-    for step in saved(&first) {
-        commit(&config, &parts, &first, step);
+    for kept in ["all checkpoints", "the last one", "what earlier versions wrote"] {
+        let parts = directory.path().join(kept);
+        let first = train(&config, &ranks(), &parts, None, Some(stop));
+        for step in saved(&first) {
+            // Where the disk was full at the best step, say, it has no checkpoint.
+            if step == stop || kept != "the last one" {
+                commit(&config, &parts, &first, step);
+            }
+        }
+        let checkpoint = medley_common::run_directory::checkpoint(&parts, stop);
+        if kept == "what earlier versions wrote" {
+            forget_best(&checkpoint);
+        }
+        let second = train(&config, &ranks(), &parts, Some(&checkpoint), None);
+        assert_eq!(reason(&second), "early-stopping", "{kept}");
+        assert_eq!(second[0].steps.last().unwrap().step, steps, "{kept}");
+        assert_eq!(metrics(&second, "test"), metrics(&whole, "test"), "{kept}");
     }
-    let checkpoint = medley_common::run_directory::checkpoint(&parts, stop);
-    let second = train(&config, &ranks(), &parts, Some(&checkpoint), None);
-    assert_eq!(reason(&second), "early-stopping");
-    assert_eq!(second[0].steps.last().unwrap().step, steps);
-    assert_eq!(metrics(&second, "test"), metrics(&whole, "test"));
+}
+
+/// Takes the parameters of the best validation out of a checkpoint.
+fn forget_best(checkpoint: &Path) {
+    let path = checkpoint.join(manifest::FILE);
+    let mut manifest: Manifest = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    assert!(manifest.keeps_best());
+    manifest.files.retain(|file| !file.name.ends_with(".best.safetensors"));
+    assert_eq!(manifest.files.len(), 6, "shared parameters and two peers, with their moments");
+    std::fs::write(path, serde_json::to_vec(&manifest).unwrap()).unwrap();
 }

@@ -12,13 +12,12 @@ mod staged;
 mod writer;
 
 pub use exported::{ChosenBy, Exported, ExportedModel};
+pub use medley_common::manifest::{SHARED, best_file};
 pub use read::{Checkpoint, CheckpointError};
 pub use staged::Staged;
 pub use writer::{Writer, Written};
 
-/// File of the shared parameters.
-pub const SHARED: &str = "shared.safetensors";
-/// File of their moments.
+/// File of the shared parameters' moments.
 pub const SHARED_OPTIMIZER: &str = "shared.optimizer.safetensors";
 
 /// File of a peer's encoder.

@@ -39,6 +39,18 @@ pub enum CheckpointError {
     },
 }
 
+impl CheckpointError {
+    /// Whether there is nothing of that name, as opposed to something unreachable or damaged.
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Storage(error) if error.is_absent())
+    }
+
+    /// Whether it may be there, and readable, a little later.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Storage(error) if error.is_passing())
+    }
+}
+
 /// A committed checkpoint that is read from.
 #[derive(Debug)]
 pub struct Checkpoint {

@@ -37,6 +37,12 @@ impl Staged {
         self.copy(prefix, parameters, parameters.values());
     }
 
+    /// Copies other values of parameters for a file, each under its parameter's name.
+    pub fn add_values(&mut self, file: &str, parameters: &Parameters, values: &Tensor) {
+        self.begin(file);
+        self.copy("", parameters, values);
+    }
+
     /// Copies moments for a file, each under its parameter's name with `first.` or `second.` before it.
     pub fn add_moments(&mut self, file: &str, parameters: &Parameters, moments: &Moments) {
         self.begin(file);

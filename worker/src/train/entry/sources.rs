@@ -24,7 +24,7 @@ impl Trainer<'_> {
     }
 
     /// Whether states have parameters of a best validation beside those that they train.
-    pub(super) fn has_best(&self, state: &TrainingState, step: u64) -> bool {
+    pub(in crate::train) fn has_best(&self, state: &TrainingState, step: u64) -> bool {
         self.config.train.patience > 0 && state.best_metric.is_some() && state.best_step != step
     }
 
@@ -77,17 +77,41 @@ impl Trainer<'_> {
         let checkpoint = self.open(directory)?;
         let mut moments = Moments::new(parameters, &self.config.optimizer);
         checkpoint.read_moments(optimizer, parameters, &mut moments)?;
-        let mut best = None;
-        if self.has_best(state, checkpoint.manifest().step) {
-            // Parameters of the best validation have a checkpoint of their own, unless the peer was not there then.
-            let kept = checkpoint.sibling(state.best_step)?;
-            if kept.manifest().files.iter().any(|file| file.name == name) {
-                kept.read_parameters(name, parameters)?;
-                best = Some(parameters.values().copy());
-            }
-        }
+        let best = self.read_best(&checkpoint, name, parameters, state)?;
         checkpoint.read_parameters(name, parameters)?;
         Ok(State::of(parameters, &moments, best.as_ref()))
+    }
+
+    /// Parameters of the best validation, read into the place of others; nothing where there are none but those of the
+    /// checkpoint's step.
+    fn read_best(
+        &self,
+        checkpoint: &Checkpoint,
+        name: &str,
+        parameters: &Parameters,
+        state: &TrainingState,
+    ) -> Result<Option<Tensor>, TrainError> {
+        let manifest = checkpoint.manifest();
+        // Of a peer that was away at the best validation this is an older checkpoint: it has not changed since.
+        if !self.has_best(state, manifest.step) || manifest.step < state.best_step {
+            return Ok(None);
+        }
+        let beside = checkpoint::best_file(name);
+        if manifest.state.best_step == state.best_step && manifest.names(&beside) {
+            checkpoint.read_parameters(&beside, parameters)?;
+            return Ok(Some(parameters.values().copy()));
+        }
+        // As earlier versions kept them: in the best step's own checkpoint, unless the peer was not there then.
+        match checkpoint.sibling(state.best_step) {
+            Ok(kept) if kept.manifest().names(name) => {
+                kept.read_parameters(name, parameters)?;
+                Ok(Some(parameters.values().copy()))
+            }
+            Ok(_) => Ok(None),
+            // What the others go back to does not hang on a peer that came back.
+            Err(error) if error.is_absent() && name != checkpoint::SHARED => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// A copy of a state that is not the same any more.
