@@ -95,7 +95,11 @@ impl Candidates {
             file.sync_all()?;
             std::fs::rename(&temporary, &path)
         };
-        write().map_err(|source| EvalError::File { path: path.clone(), source })
+        write().map_err(|source| {
+            // The first error is the one to report.
+            let _ = std::fs::remove_file(&temporary);
+            EvalError::File { path: path.clone(), source }
+        })
     }
 
     /// Reads lists that [`Candidates::write`] wrote.

@@ -49,16 +49,24 @@ impl<'a> Evaluator<'a> {
         Tally { sequences: self.sequences, items: self.items, split, protocols }
     }
 
-    /// Evaluates a baseline on a split.
+    /// Evaluates a baseline on a split, unless `stop` says before the end that it is not wanted any more.
     ///
     /// # Errors
-    /// Never for a baseline's own scores, which are numbers.
-    pub fn baseline(&self, method: MethodName, split: Split) -> Result<Vec<Evaluation>, EvalError> {
+    /// Those of `stop`; never for a baseline's own scores, which are numbers.
+    pub fn baseline<E: From<EvalError>>(
+        &self,
+        method: MethodName,
+        split: Split,
+        stop: &dyn Fn() -> Result<bool, E>,
+    ) -> Result<Option<Vec<Evaluation>>, E> {
         let baseline = Baseline::new(method, split, self.sequences, self.items);
         let mut tally = self.tally(split);
         let users: Vec<usize> = (0..self.sequences.len()).collect();
         let mut row = Vec::with_capacity(self.items);
         for users in users.chunks(256) {
+            if stop()? {
+                return Ok(None);
+            }
             let mut scores = Vec::with_capacity(users.len() * self.items);
             for user in users {
                 baseline.scores(&self.sequences[*user], &mut row);
@@ -66,7 +74,7 @@ impl<'a> Evaluator<'a> {
             }
             tally.add_batch(users, &scores)?;
         }
-        Ok(tally.finish(method.as_str(), 0))
+        Ok(Some(tally.finish(method.as_str(), 0)))
     }
 
     /// Writes all candidates.

@@ -72,6 +72,8 @@ impl TrainError {
                 }
                 Listen { .. } | Argument(_) => false,
             },
+            // Whoever tries again, later and not for ever, may find the storage back.
+            Self::Checkpoint(error) => error.is_passing(),
             _ => false,
         }
     }
@@ -79,8 +81,10 @@ impl TrainError {
     /// Whether the user's input is at fault.
     pub fn is_bad_input(&self) -> bool {
         use crate::eval::EvalError;
-        if matches!(self, Self::Data(DataError::Output(_))) {
-            return false;
+        match self {
+            Self::Data(DataError::Output(_)) => return false,
+            Self::Checkpoint(error) if error.is_passing() => return false,
+            _ => {}
         }
         matches!(
             self,
@@ -96,7 +100,9 @@ impl TrainError {
 
     /// Whether another attempt would end in the same way.
     pub fn is_final(&self) -> bool {
-        self.is_bad_input() || matches!(self, Self::NotFinite { .. })
+        use crate::eval::EvalError;
+        let has_diverged = matches!(self, Self::NotFinite { .. } | Self::Evaluation(EvalError::NotFinite { .. }));
+        self.is_bad_input() || has_diverged
     }
 
     /// The rank whose silence or loss this failure is a consequence of.
@@ -109,6 +115,50 @@ impl TrainError {
                 | CollectiveError::Protocol { rank, .. },
             ) => Some(*rank),
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::eval::EvalError;
+    use medley_common::storage::StorageError;
+    use std::io::ErrorKind;
+
+    fn of_storage(error: StorageError) -> TrainError {
+        TrainError::Checkpoint(error.into())
+    }
+
+    fn directory(kind: ErrorKind) -> TrainError {
+        of_storage(StorageError::Directory { place: "step-4".into(), doing: "read", source: kind.into() })
+    }
+
+    /// Of the group, bad input, final.
+    fn kinds(error: &TrainError) -> [bool; 3] {
+        [error.is_of_the_group(), error.is_bad_input(), error.is_final()]
+    }
+
+    #[test]
+    fn a_storage_that_is_away_is_tried_again_and_a_checkpoint_that_is_damaged_is_not() {
+        let bucket = StorageError::Bucket { place: "s3://b/r".into(), doing: "read", message: "no answer".into() };
+        for passing in
+            [of_storage(bucket), directory(ErrorKind::TimedOut), directory(ErrorKind::StaleNetworkFileHandle)]
+        {
+            assert_eq!(kinds(&passing), [true, false, false], "{passing}");
+        }
+        let damaged = StorageError::Damaged { place: "step-4".into(), what: "it has 3 bytes".into() };
+        let absent = StorageError::Absent { place: "step-4".into() };
+        for lasting in [of_storage(damaged), of_storage(absent), directory(ErrorKind::PermissionDenied)] {
+            assert_eq!(kinds(&lasting), [false, true, true], "{lasting}");
+        }
+    }
+
+    #[test]
+    fn a_model_that_has_diverged_would_do_so_again() {
+        for error in [TrainError::NotFinite { step: 3 }, TrainError::Evaluation(EvalError::NotFinite { user: 1 })] {
+            assert_eq!(kinds(&error), [false, false, true], "{error}");
         }
     }
 }

@@ -7,7 +7,6 @@ use crate::eval::{self, Evaluator};
 use crate::exchange::floats;
 use crate::model::Network;
 use medley_common::config::RunConfig;
-use medley_common::method::MethodName;
 use medley_common::proto;
 use medley_common::summary::Evaluation;
 use std::path::{Path, PathBuf};
@@ -63,11 +62,16 @@ impl<'a> Examiner<'a> {
         Ok(Some(tally.finish(&format!("peer-{}", network.peers[place]), step)))
     }
 
-    /// Evaluates the configured baselines, and the method itself where it is one.
+    /// Evaluates the configured baselines, and the method itself where it is one. Returns false where `stop` said before the
+    /// end that they are not wanted any more.
     ///
     /// # Errors
     /// As [`Examiner::peer`].
-    pub fn baselines(&self, reporter: &mut dyn Reporter) -> Result<(), TrainError> {
+    pub fn baselines(
+        &self,
+        stop: &dyn Fn(&dyn Reporter) -> Result<bool, TrainError>,
+        reporter: &mut dyn Reporter,
+    ) -> Result<bool, TrainError> {
         let mut names = self.config.evaluation.baselines.clone();
         let method = self.config.method.name;
         if !method.is_trained() && !names.contains(&method) {
@@ -75,25 +79,22 @@ impl<'a> Examiner<'a> {
         }
         for split in [Split::Valid, Split::Test] {
             for name in &names {
-                for evaluation in self.baseline(*name, split)? {
-                    reporter.evaluation(message(evaluation));
-                }
+                let stop = || stop(reporter);
+                let Some(evaluations) = self.evaluator.baseline(*name, eval_split(split), &stop)? else {
+                    return Ok(false);
+                };
+                evaluations.into_iter().for_each(|evaluation| reporter.evaluation(message(evaluation)));
             }
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn baseline(&self, name: MethodName, split: Split) -> Result<Vec<Evaluation>, TrainError> {
-        Ok(self.evaluator.baseline(name, eval_split(split))?)
-    }
-
-    /// Keeps the candidate lists in the run directory.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub fn write_candidates(&self) -> Result<(), TrainError> {
+    /// Keeps the candidate lists in the run directory. Nothing hangs on them, since they can be drawn from the seed again.
+    pub fn write_candidates(&self) {
         let directory = self.run_directory.join(medley_common::run_directory::CANDIDATES);
-        Ok(self.evaluator.write(&directory)?)
+        if let Err(error) = self.evaluator.write(&directory) {
+            tracing::warn!(%error, "the candidate lists are not kept; evaluation.seed draws the same ones again");
+        }
     }
 }
 

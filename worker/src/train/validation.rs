@@ -81,9 +81,17 @@ impl Trainer<'_> {
                 return Ok(false);
             }
         }
-        if self.placement.rank() == 0 && self.evaluated.insert((String::new(), 0, "")) {
-            self.examiner()?.baselines(reporter)?;
-            self.examiner()?.write_candidates()?;
+        let baselines = (String::new(), 0, "");
+        if self.placement.rank() == 0 && !self.evaluated.contains(&baselines) {
+            let stop = |reporter: &dyn Reporter| {
+                self.abort.check()?;
+                Ok(reporter.stop_requested())
+            };
+            if !self.examiner()?.baselines(&stop, reporter)? {
+                return Ok(false);
+            }
+            self.examiner()?.write_candidates();
+            self.evaluated.insert(baselines);
         }
         self.evaluation_time += start.elapsed();
         Ok(true)
