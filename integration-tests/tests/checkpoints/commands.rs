@@ -109,7 +109,7 @@ fn an_exported_peer_is_measured_as_the_run_measured_it() {
 
     for (arguments, named) in [
         (vec!["--out", "best"], "exists"),
-        (vec!["--out", "new", "--peer", "3"], "peers 0 to 2"),
+        (vec!["--out", "new", "--peer", "3"], "no such peer, but 0, 1, 2"),
         (vec!["--out", "new", "--step", "7"], "it has 30"),
     ] {
         let output = bench.medley(&[&["checkpoint", "export", "run"], &arguments[..]].concat());
@@ -118,6 +118,23 @@ fn an_exported_peer_is_measured_as_the_run_measured_it() {
         assert!(said.contains(named) && said.lines().count() == 1, "{said}");
         assert!(!bench.path().join("new").exists());
     }
+    // As after the loss of a peer without a replacement.
+    let path = run.join("checkpoints/step-30/manifest.json");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&fs::read(&path).expect("a manifest")).expect("JSON");
+    manifest["peers"] = 2.into();
+    let files = manifest["files"].as_array_mut().expect("files");
+    files.retain(|file| !file["name"].as_str().expect("a name").starts_with("peer-1."));
+    fs::write(&path, manifest.to_string()).expect("a file");
+    let subjects: Vec<String> =
+        evaluate(&bench, "run/checkpoints/step-30", "test").into_iter().map(|evaluation| evaluation.subject).collect();
+    assert_eq!(subjects, ["peer-0", "peer-2"]);
+    let exported = json(&bench, &["checkpoint", "export", "run", "--out", "third", "--peer", "2", "--json"]);
+    assert_eq!(exported["peers"][0], 2);
+    let (one, other) = ("other/model.safetensors", "third/model.safetensors");
+    let [one, other] = [one, other].map(|path| fs::read(bench.path().join(path)).expect("tensors"));
+    assert!(one == other, "the same peer");
+    json(&bench, &["checkpoint", "export", "run", "--out", "best-of-two", "--json"]);
+
     let tensors = bench.path().join("best/model.safetensors");
     let mut bytes = fs::read(&tensors).expect("tensors");
     *bytes.last_mut().expect("it is not empty") ^= 1;

@@ -110,9 +110,18 @@ impl Subject {
         let checkpoint = Checkpoint::open(place)?;
         let manifest = checkpoint.manifest();
         let config = trained_configuration(place, arguments.config.as_deref(), manifest, &arguments.overrides)?;
-        let (peers, step, data_hash) = ((0..manifest.peers).collect(), manifest.step, manifest.data_hash.clone());
+        let (peers, step, data_hash) = (peers_of(&checkpoint)?, manifest.step, manifest.data_hash.clone());
         Ok(Self { source: Source::Checkpoint(Box::new(checkpoint)), config, peers, step, data_hash })
     }
+}
+
+/// The peers of a checkpoint, ascending.
+pub fn peers_of(checkpoint: &Checkpoint) -> Result<Vec<u32>, TrainError> {
+    let peers = checkpoint.manifest().held_peers();
+    if peers.is_empty() {
+        return Err(TrainError::Input(format!("{}: the checkpoint holds no peer", checkpoint.place())));
+    }
+    Ok(peers)
 }
 
 /// The data of a configuration, refused where it is not what was trained on.

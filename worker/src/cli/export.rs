@@ -1,6 +1,6 @@
 //! `medley-worker export`: one deployable peer out of a checkpoint.
 
-use super::evaluate::{dataset_of, trained_configuration};
+use super::evaluate::{dataset_of, peers_of, trained_configuration};
 use super::work::use_threads;
 use crate::checkpoint::{Checkpoint, ChosenBy, Exported, ExportedModel};
 use crate::data::{self, Dataset, Split};
@@ -51,7 +51,8 @@ pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
     let manifest = checkpoint.manifest();
     let config =
         trained_configuration(&arguments.checkpoint, arguments.config.as_deref(), manifest, &arguments.overrides)?;
-    let asked = asked_peer(&arguments.peer, manifest.peers)?;
+    let peers = peers_of(&checkpoint)?;
+    let asked = asked_place(&arguments.peer, &peers)?;
     let measures = asked.is_none() || arguments.average;
     if measures && config.data.train_on_validation {
         return Err(TrainError::Input(
@@ -61,15 +62,11 @@ pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
     }
     let dataset = dataset_of(&config, &arguments.checkpoint, &manifest.data_hash)?;
     let device = device::choose(config.train.device, 0)?;
-    let peers: Vec<u32> = (0..manifest.peers).collect();
     let network = Network::draw(&config, dataset.items, &peers, device);
     checkpoint.restore_network(&network)?;
 
     let ruler = Ruler::new(&config, &dataset, manifest.step);
-    let mut chosen = match asked {
-        Some(peer) => Choice { subject: format!("peer-{peer}"), peers: vec![peer], by: None },
-        None => Choice { subject: String::new(), peers: Vec::new(), by: None },
-    };
+    let (mut place, mut by) = (asked.unwrap_or(0), None);
     if measures {
         let measured: Result<Vec<ChosenBy>, TrainError> =
             (0..peers.len()).map(|place| ruler.measure(&network, place)).collect();
@@ -78,11 +75,10 @@ pub fn run(arguments: &Arguments) -> Result<(), TrainError> {
         let best = (0..peers.len())
             .rev()
             .max_by(|one, other| measured[*one].value.mean.total_cmp(&measured[*other].value.mean));
-        let peer = asked.or(best.map(|place| peers[place])).unwrap_or(0);
-        chosen =
-            Choice { subject: format!("peer-{peer}"), peers: vec![peer], by: Some(measured[peer as usize].clone()) };
+        place = asked.or(best).unwrap_or(0);
+        by = Some(measured[place].clone());
     }
-    let mut place = chosen.peers[0] as usize;
+    let mut chosen = Choice { subject: format!("peer-{}", peers[place]), peers: vec![peers[place]], by };
     let mut averaged = None;
     let mut exported_network = &network;
     let average;
@@ -133,18 +129,20 @@ fn check_absent(out: &Path) -> Result<(), TrainError> {
     }
 }
 
-/// The peer that was named; nothing for `best`.
-fn asked_peer(text: &str, peers: u32) -> Result<Option<u32>, TrainError> {
-    match text {
-        "best" => Ok(None),
-        number => match number.parse() {
-            Ok(peer) if peer < peers => Ok(Some(peer)),
-            _ => Err(TrainError::Input(format!(
-                "--peer {text}: the checkpoint has peers 0 to {}; name one of them, or best",
-                peers.saturating_sub(1)
-            ))),
-        },
+/// The place of the peer that was named among those of the checkpoint; nothing for `best`.
+fn asked_place(text: &str, peers: &[u32]) -> Result<Option<usize>, TrainError> {
+    if text == "best" {
+        return Ok(None);
     }
+    let named = text.parse::<u32>().ok();
+    let place = named.and_then(|peer| peers.iter().position(|other| *other == peer));
+    place.map(Some).ok_or_else(|| {
+        let peers: Vec<String> = peers.iter().map(u32::to_string).collect();
+        TrainError::Input(format!(
+            "--peer {text}: the checkpoint has no such peer, but {}; name one of them, or best",
+            peers.join(", ")
+        ))
+    })
 }
 
 /// Measures models by what the run chooses its best peer by.
@@ -221,4 +219,23 @@ fn sentence(model: &ExportedModel, averaged: Option<Estimate>, out: &Path) -> St
         (None, _) => {}
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_peer_is_named_by_its_number_and_found_by_its_place() {
+        let place = |text: &str| asked_place(text, &[0, 2, 5]).map_err(|error| error.to_string());
+        assert_eq!(
+            [place("best"), place("0"), place("2"), place("5")],
+            [Ok(None), Ok(Some(0)), Ok(Some(1)), Ok(Some(2))]
+        );
+        for absent in ["1", "3", "-1", "last"] {
+            let message = place(absent).unwrap_err();
+            assert!(message.contains(&format!("--peer {absent}")) && message.contains("0, 2, 5"), "{message}");
+        }
+    }
 }
