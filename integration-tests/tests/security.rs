@@ -115,8 +115,9 @@ fn a_worker_of_another_authority_gets_one_clear_line() {
     let join = |address: &str, certificates: Option<&str>| {
         let mut command = std::process::Command::new(medley_integration_tests::binary("medley-worker"));
         command.args(["work", "--coordinator", address, "--job", "j", "--standalone", "--token", "t"]);
-        // What is said of certificates is final at once; that nobody there speaks in plain text might pass.
-        command.args(["--patience-seconds", if address.starts_with("http:") { "2" } else { "600" }]);
+        // What is said of certificates is final at once; that nobody there speaks in plain text, or at all, might pass.
+        let lasts = !address.starts_with("http:") && !address.contains(',');
+        command.args(["--patience-seconds", if lasts { "600" } else { "2" }]);
         command.current_dir(bench.path()).env_remove("MEDLEY_CERTIFICATES");
         if let Some(directory) = certificates {
             command.args(["--certificates", directory]);
@@ -132,6 +133,11 @@ fn a_worker_of_another_authority_gets_one_clear_line() {
     // Its authority is not the coordinator's: it leaves before it has said anything.
     let foreign = join(&url, Some("foreign"));
     assert!(foreign.contains("its certificate is of another authority"), "{foreign}");
+    assert_eq!(foreign.matches(&url).count(), 1, "{foreign}");
+    // So does one that has nobody else to turn to, where the reason that can be mended is the one to tell.
+    let nobody = format!("{url},https://127.0.0.1:1");
+    let several = join(&nobody, Some("foreign"));
+    assert!(several.contains("its certificate is of another authority"), "{several}");
     // It trusts the coordinator, which does not trust it.
     let both = ["foreign", "certificates"].map(|directory| {
         std::fs::read_to_string(bench.path().join(directory).join("authority.pem")).expect("an authority")

@@ -114,7 +114,12 @@ impl Way {
 
     /// Whether the last connection failed because one end does not take the other's certificate.
     pub fn is_distrusted(&self) -> bool {
-        self.verdict.is_of_certificates()
+        self.verdict.is_refusal()
+    }
+
+    /// Whether it did so for a reason that lasts: not where clocks may be at fault, which are set soon after a machine starts.
+    pub fn is_distrusted_for_good(&self) -> bool {
+        self.verdict.is_final()
     }
 
     /// Why a call failed, in words: a connection that the coordinator refused shows only once it is used.

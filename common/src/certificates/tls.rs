@@ -214,7 +214,7 @@ pub fn error_in(error: &std::io::Error) -> Option<&Error> {
     error.get_ref().and_then(|inner| inner.downcast_ref::<Error>())
 }
 
-/// Whether an error says that one of the two certificates is refused, which another try does not mend.
+/// Whether an error says that one of the two certificates is refused.
 pub fn is_refusal(error: &Error) -> bool {
     match error {
         Error::InvalidCertificate(_) | Error::NoCertificatesPresented => true,
@@ -223,11 +223,25 @@ pub fn is_refusal(error: &Error) -> bool {
     }
 }
 
+/// Whether a refused certificate may be taken later as it is: clocks that are not set yet, as after a start, are set soon.
+pub(super) fn is_of_validity(error: &Error) -> bool {
+    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    match error {
+        Error::InvalidCertificate(fault) => {
+            matches!(fault, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
+        }
+        Error::AlertReceived(alert) => *alert == AlertDescription::CertificateExpired,
+        _ => false,
+    }
+}
+
 /// What the other end thinks of our certificate, by the alert that it sent.
 fn refused_by_peer(alert: AlertDescription) -> Option<&'static str> {
     Some(match alert {
         AlertDescription::UnknownCA => "it does not know the authority of this side's certificate",
-        AlertDescription::CertificateExpired => "it finds this side's certificate expired; compare the clocks",
+        AlertDescription::CertificateExpired => {
+            "it finds this side's certificate expired or not valid yet; compare the clocks"
+        },
         AlertDescription::CertificateRequired => "it asks for a certificate; this side showed none",
         AlertDescription::CertificateUnknown | AlertDescription::AccessDenied => {
             "it refused this side's certificate: its role or its host is not what is needed there"
@@ -238,15 +252,6 @@ fn refused_by_peer(alert: AlertDescription) -> Option<&'static str> {
         | AlertDescription::DecryptError => "it refused this side's certificate",
         _ => return None,
     })
-}
-
-/// Whether an error is that one end does not take the other's certificate.
-pub(super) fn is_of_certificates(error: &Error) -> bool {
-    match error {
-        Error::InvalidCertificate(_) | Error::NoCertificatesPresented => true,
-        Error::AlertReceived(alert) => refused_by_peer(*alert).is_some(),
-        _ => false,
-    }
 }
 
 /// A TLS error in words, about the other end: for the end of a sentence.

@@ -20,9 +20,15 @@ impl Verdict {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(tls::explain)
     }
 
-    /// Whether it is about a certificate, which no further attempt will change.
-    pub(super) fn is_of_certificates(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(tls::is_of_certificates)
+    /// Whether it is about a certificate.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(tls::is_refusal)
+    }
+
+    /// Whether it is about a certificate, and no further attempt will change it.
+    pub(super) fn is_final(&self) -> bool {
+        let said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        said.as_ref().is_some_and(|error| tls::is_refusal(error) && !tls::is_of_validity(error))
     }
 
     /// Forgets what was said of earlier connections.
@@ -90,5 +96,31 @@ impl AsyncWrite for Watched {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let outcome = Pin::new(&mut self.stream).poll_shutdown(context);
         self.note(outcome)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::{AlertDescription, CertificateError, Error};
+
+    #[test]
+    fn a_clock_may_be_set_and_an_authority_stays_what_it_is() {
+        let cases = [
+            (Error::InvalidCertificate(CertificateError::UnknownIssuer), [true, true]),
+            (Error::AlertReceived(AlertDescription::UnknownCA), [true, true]),
+            (Error::NoCertificatesPresented, [true, true]),
+            (Error::InvalidCertificate(CertificateError::NotValidYet), [true, false]),
+            (Error::InvalidCertificate(CertificateError::Expired), [true, false]),
+            (Error::AlertReceived(AlertDescription::CertificateExpired), [true, false]),
+            (Error::AlertReceived(AlertDescription::InternalError), [false, false]),
+            (Error::DecryptError, [false, false]),
+        ];
+        for (error, expected) in cases {
+            let verdict = Verdict::default();
+            assert!(!verdict.is_refusal() && !verdict.is_final());
+            verdict.note(&io::Error::other(error.clone()));
+            assert_eq!([verdict.is_refusal(), verdict.is_final()], expected, "{error}");
+        }
     }
 }

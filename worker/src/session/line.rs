@@ -3,7 +3,7 @@
 use super::{Ended, Order, SessionError, Settings, Shared};
 use crate::random::unit;
 use medley_common::COORDINATOR_PATIENCE;
-use medley_common::certificates::channel::Way;
+use medley_common::certificates::channel::{ChannelError, Way};
 use medley_common::proto::coordinator_client::CoordinatorClient;
 use medley_common::proto::worker_message::Body as Report;
 use medley_common::proto::{CoordinatorMessage, Heartbeat, JoinRequest, WorkerMessage};
@@ -98,7 +98,9 @@ impl Line {
         );
         let ended = 'line: loop {
             let mut last = "there is no address to try".to_owned();
-            let mut distrusted = 0;
+            // A certificate is mended by people: of several reasons it is the one to name.
+            let mut distrusted = None;
+            let mut hopeless = 0;
             for way in &self.ways {
                 let broken = match self.open(way).await {
                     Ok(connection) => {
@@ -115,16 +117,20 @@ impl Line {
                     }
                     Err(broken) => broken,
                 };
-                distrusted += usize::from(way.is_distrusted());
+                hopeless += usize::from(way.is_distrusted_for_good());
                 match broken {
+                    Broken::ForNow(reason) if way.is_distrusted() => distrusted = Some((way.address(), reason)),
                     Broken::ForNow(reason) => last = format!("{}: {reason}", way.address()),
                     Broken::ForGood(reason) => break 'line Ended::Refused(reason),
                     Broken::Unwanted => break 'line Ended::Released,
                 }
             }
             // Of a worker that was in before, somebody else may only have taken a coordinator's place.
-            if joined.is_some() && distrusted == self.ways.len() {
-                break Ended::Refused(last);
+            if let Some((address, reason)) = &distrusted {
+                last = format!("{address}: {reason}");
+                if joined.is_some() && hopeless == self.ways.len() {
+                    break Ended::Distrusted(last);
+                }
             }
             if alive.elapsed() >= self.patience {
                 break Ended::Lost(last);
@@ -153,7 +159,6 @@ impl Line {
             Ok::<_, Broken>(client(way).await?.join(request).await.map_err(|status| refused(way, status))?.into_inner())
         };
         let reply = in_time(joining).await?;
-        shared.outbox.acknowledge(reply.received);
         // A connection of its own: only now is it known how long one may be silent.
         let death = Duration::from_millis(reply.death_ms.max(1));
         let way = if self.probes {
@@ -245,14 +250,20 @@ impl Line {
 struct Connection {
     worker: String,
     heartbeat: Duration,
-    /// The last report that the coordinator has.
+    /// The last report that the coordinator has: where to go on from. It may still lose it, so nothing is dropped for it.
     received: u64,
     sender: mpsc::Sender<WorkerMessage>,
     incoming: Streaming<CoordinatorMessage>,
 }
 
 async fn client(way: &Way) -> Result<CoordinatorClient<Channel>, Broken> {
-    let channel = way.connect().await.map_err(|error| Broken::ForNow(error.to_string()))?;
+    let channel = way.connect().await.map_err(|error| {
+        Broken::ForNow(match error {
+            // Whoever tells it names the address.
+            ChannelError::Unreachable { reason, .. } => reason,
+            error => error.to_string(),
+        })
+    })?;
     Ok(CoordinatorClient::new(channel))
 }
 

@@ -33,6 +33,9 @@ pub enum SessionError {
     /// The coordinator does not want this worker.
     #[error("the coordinator refused this worker: {0}")]
     Refused(String),
+    /// At every address one end does not take the other's certificate.
+    #[error("no trust between this worker and the coordinator at {0}")]
+    Distrusted(String),
     /// The coordinator is gone.
     #[error("lost the coordinator: {0}")]
     Lost(String),
@@ -120,6 +123,7 @@ struct Group {
 #[derive(Debug, Clone)]
 enum Ended {
     Refused(String),
+    Distrusted(String),
     Lost(String),
     Released,
 }
@@ -128,6 +132,7 @@ impl Ended {
     fn reason(&self) -> String {
         match self {
             Self::Refused(reason) => format!("the coordinator refused this worker: {reason}"),
+            Self::Distrusted(reason) => format!("no trust between this worker and the coordinator at {reason}"),
             Self::Lost(reason) => format!("lost the coordinator: {reason}"),
             Self::Released => "the coordinator released this worker".into(),
         }
@@ -230,6 +235,7 @@ impl Session {
     fn end(&self) -> SessionError {
         match self.shared.group().ended.clone() {
             Some(Ended::Refused(reason)) => SessionError::Refused(reason),
+            Some(Ended::Distrusted(reason)) => SessionError::Distrusted(reason),
             Some(Ended::Lost(reason)) => SessionError::Lost(reason),
             Some(ended @ Ended::Released) => SessionError::Lost(ended.reason()),
             None => SessionError::Lost("its session ended".into()),
