@@ -140,12 +140,10 @@ mod tests {
 
     #[test]
     fn every_file_has_its_kind() {
-        let names = ["shared", "shared.best", "shared.optimizer", "peer-2", "peer-2.best", "peer-2.optimizer", "peer-0"];
-        let files = names.map(|name| ManifestFile {
-            name: format!("{name}.safetensors"),
-            bytes: 0,
-            sha256: String::new(),
-        });
+        let names =
+            ["shared", "shared.best", "shared.optimizer", "peer-2", "peer-2.best", "peer-2.optimizer", "peer-0"];
+        let files =
+            names.map(|name| ManifestFile { name: format!("{name}.safetensors"), bytes: 0, sha256: String::new() });
         assert_eq!(fault_of_names(&files), None);
         let mut manifest = Manifest {
             format: FORMAT,

@@ -241,7 +241,7 @@ fn refused_by_peer(alert: AlertDescription) -> Option<&'static str> {
         AlertDescription::UnknownCA => "it does not know the authority of this side's certificate",
         AlertDescription::CertificateExpired => {
             "it finds this side's certificate expired or not valid yet; compare the clocks"
-        },
+        }
         AlertDescription::CertificateRequired => "it asks for a certificate; this side showed none",
         AlertDescription::CertificateUnknown | AlertDescription::AccessDenied => {
             "it refused this side's certificate: its role or its host is not what is needed there"
