@@ -170,3 +170,35 @@ fn worker_binary() {
     check(&output, &run, &["0.0.1", medley_common::VERSION]);
     assert!(!bench.path().join("out").exists());
 }
+
+#[test]
+fn coordinators_that_take_turns() {
+    let bench = Bench::small();
+    let etcd = ["--set", "store.kind=etcd", "--set", "store.endpoints=[\"http://127.0.0.1:1\"]"];
+    let settings = [&etcd[..], &["--set", "store.request_ms=500", "--set", "store.retry_ms=500"]].concat();
+    assert_refused(
+        &bench,
+        &[&["run", "job.toml"], &settings[..]].concat(),
+        &["store.kind: \"etcd\" is for medley coordinate"],
+    );
+    let coordinate = |listen: &str, more: &[&str], says: &[&str]| {
+        let arguments = [&["coordinate", "job.toml", "--out", "out", "--listen", listen], &settings[..], more].concat();
+        assert_refused(&bench, &arguments, says);
+    };
+    coordinate("127.0.0.1:0", &[], &["launch.listen", "127.0.0.1:0", "port"]);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let taken_at = taken.local_addr().expect("a bound socket").to_string();
+    coordinate(&taken_at, &[], &["launch.listen", "in use"]);
+    drop(taken);
+    coordinate(&taken_at, &["--set", "store.endpoints=[\"http://10.0.0.1:2379\"]"], &["store.endpoints", "plain text"]);
+    // A coordinator has no use for a worker's key: without one it comes as far as etcd, of which there is none.
+    let output = bench.medley(&["certs", "init", "--out", "certificates"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    for name in ["worker.pem", "worker.key"] {
+        std::fs::remove_file(bench.path().join("certificates").join(name)).expect("it was made");
+    }
+    coordinate(&taken_at, &["--set", "security.certificates=certificates"], &["store.endpoints", "no etcd member"]);
+    std::fs::create_dir(bench.path().join("out")).expect("a directory");
+    bench.write("out/run.toml", "seed = 9\n[data]\npath = \"data.txt\"\n[train]\nsteps = 3\n");
+    coordinate(&taken_at, &[], &["holds the run of another job"]);
+}

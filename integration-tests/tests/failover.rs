@@ -4,7 +4,7 @@
 
 use medley_common::events::{Event, EventLine};
 use medley_common::manifest::Manifest;
-use medley_common::{environment, manifest, run_directory};
+use medley_common::{environment, exit, manifest, run_directory};
 use medley_integration_tests::etcd::EtcdCluster;
 use medley_integration_tests::{Bench, PATIENCE, binary, text, until};
 use rustix::process::{Pid, Signal, kill_process};
@@ -22,6 +22,8 @@ const SETTINGS: [&str; 3] = ["cohort.peers=3", "cohort.workers=3", "train.thread
 struct Cohort<'a> {
     bench: &'a Bench,
     overrides: Vec<String>,
+    /// Arguments of all coordinators that are started from now on.
+    arguments: Vec<&'static str>,
     ports: Vec<u16>,
     coordinators: Vec<Option<Child>>,
     workers: Vec<Child>,
@@ -42,11 +44,16 @@ impl<'a> Cohort<'a> {
             (0..3).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
         let ports = sockets.iter().map(|socket| socket.local_addr().expect("a bound socket").port()).collect();
         drop(sockets);
-        let mut cohort = Self { bench, overrides, ports, coordinators: vec![None, None, None], workers: Vec::new() };
-        (0..3).for_each(|which| cohort.start_coordinator(which));
-        let urls = cohort.urls();
-        cohort.workers = (0..3).map(|slot| cohort.worker(slot, &urls)).collect();
+        let coordinators = vec![None, None, None];
+        let mut cohort = Self { bench, overrides, arguments: Vec::new(), ports, coordinators, workers: Vec::new() };
+        cohort.start_all();
         cohort
+    }
+
+    fn start_all(&mut self) {
+        (0..3).for_each(|which| self.start_coordinator(which));
+        let urls = self.urls();
+        self.workers = (0..3).map(|slot| self.worker(slot, &urls)).collect();
     }
 
     fn start_coordinator(&mut self, which: usize) {
@@ -55,6 +62,7 @@ impl<'a> Cohort<'a> {
         let log = self.log(&name);
         let mut command =
             self.bench.command(&["coordinate", "job.toml", "--name", &name, "--listen", &listen, "--out", "run"]);
+        command.args(&self.arguments);
         command.args(self.overrides.iter().flat_map(|setting| ["--set", setting]));
         command.env("MEDLEY_LAUNCH_TOKEN", TOKEN).stdout(Stdio::null()).stderr(log);
         self.coordinators[which] = Some(command.spawn().expect("medley starts"));
@@ -269,6 +277,45 @@ fn a_worker_that_was_stopped_and_replaced_goes_on_as_a_zombie_that_is_refused() 
     cohort.finish();
     let losses = cohort.events().iter().filter(|event| matches!(event, Event::WorkerLost { .. })).count();
     assert_eq!(losses, 1, "it took nobody's place");
+    assert_eq!(hashes(&cohort.run()), undisturbed(&bench, steps), "the parameters are the undisturbed run's");
+}
+
+#[test]
+fn a_stopped_job_goes_on_with_resume_and_its_name_belongs_to_its_configuration() {
+    let Some(etcd) = EtcdCluster::start() else { return };
+    let bench = Bench::new(400, 300, 20);
+    let steps = 900;
+    let mut cohort = Cohort::start(&bench, &etcd, steps);
+    until("the first steps", || cohort.step() > 20);
+    let (leader, _) = cohort.leader().expect("somebody leads");
+    let id = Pid::from_child(cohort.coordinators[leader].as_ref().expect("the leader runs"));
+    kill_process(id, Signal::INT).expect("our child can be signalled");
+    let ends = |cohort: &mut Cohort<'_>| {
+        let children = std::mem::take(&mut cohort.workers);
+        children.into_iter().for_each(|child| drop(medley_integration_tests::wait(child)));
+        let coordinators: Vec<Child> = cohort.coordinators.iter_mut().filter_map(Option::take).collect();
+        let codes = coordinators.into_iter().map(|child| medley_integration_tests::wait(child).status.code());
+        codes.collect::<Vec<_>>()
+    };
+    assert_eq!(ends(&mut cohort), [Some(exit::INTERRUPTED); 3], "all of them tell the same end");
+    let stopped_at = cohort.step();
+    assert!(stopped_at < steps);
+
+    cohort.start_coordinator(0);
+    assert_eq!(ends(&mut cohort), [Some(exit::INTERRUPTED)], "without --resume that end stands");
+    cohort.overrides.push("train.batch_size=8".into());
+    cohort.arguments = vec!["--resume"];
+    cohort.start_coordinator(0);
+    assert_eq!(ends(&mut cohort), [Some(exit::BAD_INPUT)]);
+    let said = std::fs::read_to_string(bench.path().join("c0.log")).expect("a log");
+    assert!(said.lines().last().is_some_and(|line| line.contains("another configuration")), "{said}");
+    cohort.overrides.pop();
+
+    cohort.start_all();
+    let finished = |event: &&Event| matches!(event, Event::Finished { .. });
+    until("the second end", || cohort.events().iter().filter(finished).count() == 2);
+    assert_eq!(ends(&mut cohort), [Some(exit::SUCCESS); 3], "who takes over after the end does not resume once more");
+    assert_eq!(cohort.step(), steps);
     assert_eq!(hashes(&cohort.run()), undisturbed(&bench, steps), "the parameters are the undisturbed run's");
 }
 

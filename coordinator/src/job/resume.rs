@@ -7,7 +7,7 @@ use crate::random;
 use crate::store::{Embedded, JobRecord};
 use medley_common::config::{self, RunConfig};
 use medley_common::events::Trained;
-use medley_common::manifest::{self, Manifest};
+use medley_common::manifest::Manifest;
 use medley_common::run_directory;
 use medley_common::storage::Storage;
 use std::collections::BTreeMap;
@@ -66,7 +66,7 @@ fn described(storage: &Storage, manifest: &Manifest) -> Resume {
         step: manifest.step,
         directory: storage.checkpoint(manifest.step),
         data_hash: manifest.data_hash.clone(),
-        peers: manifest.files.iter().filter_map(|file| manifest::peer_of(&file.name)).collect(),
+        peers: manifest.held_peers().into_iter().collect(),
     }
 }
 
@@ -131,8 +131,9 @@ pub fn continued(
         let message = "was trained with another configuration than run.toml holds now; put run.toml back as it was to resume, or start a new run".into();
         return Err(CheckpointError::Unfit { place, message }.into());
     }
-    // Patience goes back to the best validation's parameters, which have a checkpoint of their own.
-    if config.train.patience > 0 && manifest.state.best_metric.is_some() && manifest.state.best_step != step {
+    // Patience goes back to the best validation's parameters: a checkpoint that does not keep them needs that of their step.
+    let goes_back = config.train.patience > 0 && manifest.state.best_metric.is_some();
+    if goes_back && manifest.state.best_step != step && !manifest.keeps_best() {
         verify(storage, manifest.state.best_step)?;
     }
     // Who left later than the checkpoint was written is in it.
@@ -206,7 +207,48 @@ fn flatten(prefix: &str, table: &toml::Table, values: &mut BTreeMap<String, toml
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
+    use medley_common::hash;
+    use medley_common::manifest::{ManifestFile, TrainingState};
+    use medley_common::storage::Attempt;
+
+    #[test]
+    fn t_is_what_it_was_also_where_somebody_asked_for_another() {
+        let run = tempfile::tempdir().unwrap();
+        let storage = Storage::of_run(run.path(), "").unwrap();
+        let config = RunConfig::default();
+        let file = |name: &str| {
+            let attempt = Attempt { step: 30, generation: 2 };
+            storage.put(attempt, name, b"tensors").unwrap();
+            ManifestFile { name: name.into(), bytes: 7, sha256: hash::sha256(b"tensors") }
+        };
+        let files = ["shared.safetensors", "peer-0.safetensors", "peer-1.safetensors", "peer-2.safetensors"].map(file);
+        let manifest = Manifest {
+            format: medley_common::manifest::FORMAT,
+            version: String::new(),
+            job: "job".into(),
+            generation: 2,
+            step: 30,
+            peers: 3,
+            config_hash: config::identity(&config),
+            data_hash: String::new(),
+            state: TrainingState::default(),
+            files: files.to_vec(),
+        };
+        storage.commit(Attempt { step: 30, generation: 2 }, &manifest).unwrap();
+        let mut cohort = CohortPlan::new(&config.cohort);
+        cohort.change(20, 3);
+        let parked = [(3, "checkpoints/step-20".to_owned()), (4, "checkpoints/step-40".to_owned())];
+        let kept = Kept { cohort, parked: parked.into(), ..Kept::default() };
+        let found = continued(Some(&kept), &config, &config, &storage).unwrap();
+        assert_eq!((found.peers(), found.checkpoint.unwrap().peers), (3, vec![0, 1, 2]));
+        assert_eq!(found.parked.into_keys().collect::<Vec<_>>(), [3], "peer 4 had not left yet");
+        // Without what was kept, the configuration's T does not fit.
+        let message = continued(None, &config, &config, &storage).unwrap_err().to_string();
+        assert!(message.contains("cohort.peers = 3"), "{message}");
+    }
 
     #[test]
     fn changed_keys_are_named() {

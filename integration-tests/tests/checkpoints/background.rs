@@ -60,3 +60,21 @@ fn what_is_half_written_is_neither_loaded_nor_in_the_way() {
     let resumed = |event: &Event| matches!(event, Event::JobStarted { resumed_from: Some(40), .. });
     assert!(events(&run).iter().any(resumed));
 }
+
+#[test]
+fn a_run_whose_t_has_changed_goes_on_with_the_t_that_it_had() {
+    let bench = Bench::small();
+    let change = "cohort.schedule=[{ step = 15, peers = 3 }, { step = 25, peers = 2 }]";
+    // Who hosts whom after a change differs from who would from the beginning, and with it the order of sums.
+    let settings = [&SETTINGS[..], &["train.checkpoint_every=5", "cohort.workers=1", change]].concat();
+    let whole = bench.run("whole", &settings);
+    let expected = hashes(&local(&whole), 40);
+    for step in [30, 20, 15] {
+        for later in local(&whole).steps().expect("a listing").into_iter().filter(|later| *later > step) {
+            fs::remove_dir_all(whole.join(format!("checkpoints/step-{later}"))).expect("it is listed");
+        }
+        let output = bench.medley(&["run", "--resume", "whole"]);
+        assert!(output.status.success(), "from step {step}: {}", text(&output.stderr));
+        assert_eq!(hashes(&local(&whole), 40), expected, "from step {step}");
+    }
+}

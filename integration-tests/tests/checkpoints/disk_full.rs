@@ -1,11 +1,16 @@
-//! A full disk under the checkpoints: a small file system in a mount namespace of the test's own.
+//! A full disk under the checkpoints, and under the whole run directory: a small file system in a mount namespace of the test's own.
 
 use super::{committed, local, terminate, warnings};
+use medley_common::events::Event;
 use medley_common::exit;
 use medley_common::storage::Storage;
-use medley_integration_tests::{Bench, summary, text, until, wait};
+use medley_integration_tests::hosts::skip;
+use medley_integration_tests::{Bench, events, summary, text, until, wait};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// Room for one checkpoint of the small job (150 kB in six files) and a half, so that with one in place the next does not fit.
 /// The tests leave a thousand steps between two, so that the first is committed by the time that the second is written.
@@ -17,7 +22,7 @@ fn may_mount(bench: &Bench) -> bool {
     let probe = Command::new("unshare").args(["-m", "sh", "-c", script]).current_dir(bench.path()).output();
     let may = probe.is_ok_and(|output| output.status.success());
     if !may {
-        eprintln!("skipped: this test mounts a small file system, which needs root and a mount namespace");
+        skip("a full disk", "mounting a small file system needs root and a mount namespace");
     }
     may
 }
@@ -109,4 +114,47 @@ fn a_job_goes_on_without_room_and_keeps_checkpoints_again_once_there_is_some() {
     let output = wait(child);
     assert_eq!(output.status.code(), Some(exit::INTERRUPTED), "{}", text(&output.stderr));
     assert_eq!(committed(&run).last(), Some(&summary(&run).steps));
+}
+
+#[test]
+fn a_job_whose_whole_run_directory_finds_no_room_waits_and_goes_on() {
+    let bench = Bench::small();
+    if !may_mount(&bench) {
+        return;
+    }
+    let child = start(
+        &bench,
+        "mount -o remount,size=16m full && exec $MEDLEY run job.toml --out full/run --quiet --set train.steps=1000000 \
+         --set train.checkpoint_every=500 --set output.log_every=500 --set output.keep_checkpoints=1 --set cohort.workers=2",
+    );
+    let full = seen_by(&child, &bench).join("full");
+    let run = full.join("run");
+    let newest = || match run.join("events.jsonl").is_file() {
+        true => committed(&run).last().copied(),
+        false => None,
+    };
+    until("the first checkpoint", || newest().is_some());
+    fs::write(full.join("filler"), vec![1; 32 << 20]).expect_err("there is less room than that");
+    // The next generation must be in the store before it begins.
+    let process = events(&run).into_iter().find_map(|event| match event {
+        Event::WorkerJoined { process_id, .. } => Some(process_id),
+        _ => None,
+    });
+    kill(process.expect("a worker has joined"));
+    std::thread::sleep(Duration::from_secs(3));
+    fs::remove_file(full.join("filler")).expect("it is there");
+    let before = newest();
+    until("a checkpoint of a later generation", || {
+        let storage = local(&run);
+        let stored = newest().filter(|step| Some(*step) > before).and_then(|step| storage.open(step).ok());
+        stored.is_some_and(|stored| stored.manifest.generation > 1)
+    });
+    terminate(child.id());
+    let output = wait(child);
+    assert_eq!(output.status.code(), Some(exit::INTERRUPTED), "{}", text(&output.stderr));
+}
+
+fn kill(process: u32) {
+    let process = Pid::from_raw(process.cast_signed()).expect("a process id is not 0");
+    kill_process(process, Signal::KILL).expect("the worker is ours");
 }
