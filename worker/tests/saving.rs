@@ -61,3 +61,16 @@ fn what_cannot_be_written_is_reported_and_changes_nothing_of_the_training() {
         |recorders: &[Recorder]| recorders[0].evaluations.iter().map(|e| e.metrics.clone()).collect::<Vec<_>>();
     assert_eq!(metrics(&disturbed), metrics(&undisturbed));
 }
+
+#[test]
+fn lists_of_candidates_that_cannot_be_kept_cost_nothing_but_themselves() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = configuration(&data(directory.path()), &["evaluation.protocols=[\"uniform99\"]", "train.steps=1"]);
+    let run = directory.path().join("run");
+    std::fs::create_dir(&run).unwrap();
+    std::fs::write(run.join("candidates"), "in the way").unwrap();
+    let recorders = train(&config, &[vec![0, 1]], &run, None, None);
+    assert!(recorders[0].completed.is_some());
+    let hashes = recorders[0].evaluations.iter().filter(|e| e.split == "test").map(|e| e.candidates_hash.len());
+    assert_eq!(hashes.collect::<Vec<_>>(), [64; 2]);
+}

@@ -1,6 +1,7 @@
 //! Checkpoints of whole jobs: written beside training, lost without harm, kept in a bucket, listed, verified and exported.
 
 mod background;
+mod best;
 mod bucket;
 mod commands;
 mod disk_full;
