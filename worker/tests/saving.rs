@@ -72,5 +72,5 @@ fn lists_of_candidates_that_cannot_be_kept_cost_nothing_but_themselves() {
     let recorders = train(&config, &[vec![0, 1]], &run, None, None);
     assert!(recorders[0].completed.is_some());
     let hashes = recorders[0].evaluations.iter().filter(|e| e.split == "test").map(|e| e.candidates_hash.len());
-    assert_eq!(hashes.collect::<Vec<_>>(), [64; 2]);
+    assert_eq!(hashes.collect::<Vec<_>>(), [64; 3], "two peers and a baseline, each with the hash of its lists");
 }

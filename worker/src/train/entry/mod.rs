@@ -148,7 +148,7 @@ impl Trainer<'_> {
         }
         // Who reads from a checkpoint keeps the others waiting for longer than any step does.
         exchange.collective().set_deadline(meeting_deadline(self.config));
-        let entered = self.move_in(exchange, entry, placement.clone());
+        let entered = self.move_in(exchange, entry, placement);
         exchange.collective().set_deadline(Duration::from_secs_f64(self.config.exchange.deadline_seconds));
         entered?;
         let Self { placement, extras, .. } = self;
