@@ -9,7 +9,7 @@ use medley_common::config::RunConfig;
 use medley_common::storage::{Attempt, Storage, StorageError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SendError, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -26,6 +26,10 @@ pub enum Request {
     Discard(Attempt),
 }
 
+/// The thread has ended, and does nothing that it is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended;
+
 /// The driver's side of the thread. Once it is dropped, the thread changes nothing any more.
 #[derive(Debug)]
 pub struct Commits {
@@ -39,11 +43,8 @@ impl Commits {
     ///
     /// # Errors
     /// Where the thread has ended.
-    pub fn send(&self, request: Request) -> Result<(), SendError<Request>> {
-        match &self.requests {
-            Some(requests) => requests.send(request),
-            None => Err(SendError(request)),
-        }
+    pub fn send(&self, request: Request) -> Result<(), Ended> {
+        self.requests.as_ref().ok_or(Ended)?.send(request).map_err(|_| Ended)
     }
 
     /// Lets the thread do what it was asked for, within [`TIDYING`].

@@ -152,7 +152,8 @@ mod tests {
         });
         let read = database.begin_read().unwrap();
         assert_eq!(read.open_table(TABLE).unwrap().get("key").unwrap().unwrap().value(), 2);
-        (is_full.store(true, Ordering::SeqCst), waits.store(false, Ordering::SeqCst));
+        is_full.store(true, Ordering::SeqCst);
+        waits.store(false, Ordering::SeqCst);
         put(&database, 3).unwrap_err();
     }
 }
