@@ -39,7 +39,8 @@ pub fn sha256_reader(mut reader: impl Read) -> std::io::Result<String> {
     }
 }
 
-fn hexadecimal(digest: &[u8]) -> String {
+/// Bytes in hexadecimal, two lower-case digits each.
+pub fn hexadecimal(digest: &[u8]) -> String {
     use std::fmt::Write;
     digest.iter().fold(String::with_capacity(2 * digest.len()), |mut text, byte| {
         // Writing to a String cannot fail.

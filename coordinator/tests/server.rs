@@ -107,15 +107,15 @@ async fn messages_pass_both_ways_until_the_session_ends() {
     let expected = Event::Reported { slot: 1, session: 1, generation: 7, report: Report::Completed(completed) };
     assert_eq!(bench.next().await, expected);
 
-    assert!(!bench.server.release(0, 7), "nobody is there");
-    assert!(bench.server.release(1, 7));
+    assert!(!bench.server.stop(0, 7, "enough"), "nobody is there");
+    assert!(bench.server.stop(1, 7, "enough"));
     let received = session.incoming.message().await.unwrap().unwrap();
     assert_eq!(received.generation, 7);
 
     drop(session.outgoing);
     assert!(matches!(bench.next().await, Event::SessionLost { slot: 1, .. }));
     assert!(session.incoming.message().await.unwrap().is_none());
-    assert!(!bench.server.release(1, 7));
+    assert!(!bench.server.stop(1, 7, "enough"));
 }
 
 #[tokio::test]

@@ -53,6 +53,7 @@ fn joined(slot: Slot) -> Event {
         slot,
         session: 1,
         process_id: 1,
+        incarnation: format!("p{slot}"),
         address: format!("127.0.0.1:{slot}"),
         host: "h".into(),
         device: "cpu".into(),
@@ -73,7 +74,7 @@ fn event(kind: u8, slot: Slot, script: &mut &[u8]) -> Option<Event> {
         }
         8 => joined(slot),
         9 => Event::SessionLost { slot, session: 1, reason: "reset".into() },
-        10 => Event::Exited { slot, status: "by signal 9".into(), last_words: None },
+        10 => Event::Exited { slot, process_id: 1, status: "by signal 9".into(), last_words: None },
         11 => Event::CheckpointCommitted { step, directory: "checkpoints/step".into(), bytes: 1 },
         12 => Event::CheckpointFailed { step, message: "disk full".into() },
         13 => Event::StopRequested { reason: "asked".into() },

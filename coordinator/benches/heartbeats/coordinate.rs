@@ -111,14 +111,14 @@ impl Coordinator {
                 let common = proto::Assignment { job: JOB.into(), ..proto::Assignment::default() };
                 assert!(self.server.assign(slot, &assignment, &common), "worker {slot} does not listen");
             }
-            Action::Release { slot, generation } => {
-                self.server.release(slot, generation);
-            }
             Action::Record(event) => {
                 seen.lost += u64::from(matches!(event, JobEvent::WorkerLost { .. }));
                 log.event(SystemTime::now(), &event);
             }
-            Action::Finish(outcome) => return Some(outcome),
+            Action::Finish(outcome) => {
+                self.server.release_all();
+                return Some(outcome);
+            }
             // Nobody is lost here, and nothing is to survive this process.
             Action::Abort { .. }
             | Action::Pause { .. }

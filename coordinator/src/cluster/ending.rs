@@ -78,7 +78,6 @@ impl Cluster {
             let message = format!("not all workers wrote their part of the checkpoint of step {step}");
             actions.push(Action::Record(JobEvent::Warning { message }));
         }
-        self.release_all(actions);
         let reported = self.workers.values().filter_map(|worker| worker.member()?.completed.as_ref());
         let step = self.steps.committed();
         let has_reason = |reason| reported.clone().any(|completed| completed.reason == reason);
@@ -120,14 +119,6 @@ impl Cluster {
             exit_code: exit::FAILURE,
             step,
         }
-    }
-
-    fn release_all(&self, actions: &mut Vec<Action>) {
-        let with_session = self.workers.iter().filter(|(_, worker)| worker.has_session);
-        actions.extend(with_session.map(|(slot, worker)| Action::Release {
-            slot: *slot,
-            generation: worker.member().map_or(0, |_| self.generation),
-        }));
     }
 
     fn settle(&mut self, outcome: &str, message: String, exit_code: i32, actions: &mut Vec<Action>) {

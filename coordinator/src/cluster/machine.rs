@@ -2,8 +2,8 @@
 
 use super::cohort::{CohortPlan, NewPeer};
 use super::losses::{Evidence, Loss};
-use super::messages::{Action, Assignment, Event, Kept, KeptReady, Outcome, SessionNumber, Settings, Slot, Suspended};
-use super::origins::Start;
+use super::messages::{Action, Event, Member, Outcome, SessionNumber, Settings, Slot, Suspended};
+use super::origins::{Origin, Start};
 use super::recoveries::Recoveries;
 use super::reform::Reform;
 use super::seats::Seat;
@@ -68,13 +68,21 @@ pub struct Cluster {
     pub(super) workers: BTreeMap<Slot, Worker>,
     /// Of the generation that was formed last, by rank.
     pub(super) seats: Vec<Seat>,
+    /// What its workers were told of one another.
+    pub(super) members: Arc<[Member]>,
     /// Where it began.
     pub(super) began: Option<Arc<Start>>,
-    /// What its workers were assigned, for those that were away when it was sent.
-    pub(super) assignments: BTreeMap<Slot, Assignment>,
+    /// The last checkpoint that was committed then; 0 for none.
+    pub(super) began_checkpoint: u64,
+    /// Where those of its peers came from that have taken no step since.
+    pub(super) came: BTreeMap<u32, Origin>,
+    /// The members that are asked to leave it are asked for a checkpoint as well.
+    pub(super) pause_saves: bool,
     /// Its number; before the first, that which the first will have, less one.
     pub(super) generation: u64,
     pub(super) evidence: Evidence,
+    /// By slot, the process that was lost last.
+    pub(super) parted: BTreeMap<Slot, u32>,
     /// Since when there is evidence that names no cause.
     pub(super) doubt_since: Option<Duration>,
     pub(super) recoveries: Recoveries,
@@ -94,11 +102,13 @@ pub struct Cluster {
     pub(super) ready: Option<proto::Ready>,
     /// By split, protocol and number of users: who drew the candidates first, and their hash.
     pub(super) candidates: BTreeMap<(String, String, u64), (Slot, String)>,
+    /// What was evaluated: step, subject, split and protocol.
+    pub(super) evaluated: BTreeSet<(u64, String, String, String)>,
     /// The last merged step, while it is not logged.
     pub(super) unlogged: Option<StepEvent>,
     pub(super) stop: Option<Stop>,
     /// A stop was asked for a second time.
-    is_hurried: bool,
+    pub(super) is_hurried: bool,
     pub(super) now: Duration,
     /// Like `now`, but of a pause of the coordinator itself only a part counts, so that its own sleep is not taken
     /// for the workers' silence.
@@ -118,6 +128,8 @@ pub(super) struct Committed {
 pub(super) struct Worker {
     pub session: SessionNumber,
     pub process_id: u32,
+    /// Tells it from other processes that were in its slot.
+    pub incarnation: String,
     pub address: String,
     pub host: String,
     pub has_session: bool,
@@ -176,10 +188,14 @@ impl Cluster {
             state: State::Joining { until: settings.join },
             workers: BTreeMap::new(),
             seats: Vec::new(),
-            assignments: BTreeMap::new(),
+            members: Arc::new([]),
             began: None,
+            began_checkpoint: 0,
+            came: BTreeMap::new(),
+            pause_saves: false,
             generation: settings.generation.saturating_sub(1),
             evidence: Evidence::default(),
+            parted: BTreeMap::new(),
             doubt_since: None,
             recoveries: Recoveries::new(settings.recovery.attempts),
             cohort: settings.cohort.clone(),
@@ -192,6 +208,7 @@ impl Cluster {
             checkpoint,
             ready: None,
             candidates: BTreeMap::new(),
+            evaluated: BTreeSet::new(),
             unlogged: None,
             stop: None,
             is_hurried: false,
@@ -199,39 +216,6 @@ impl Cluster {
             awake: Duration::ZERO,
             settings,
         }
-    }
-
-    /// A job that another coordinator led until now. Its workers train on and are expected to return within `grace`; who
-    /// does not counts as lost. Times are since this moment.
-    pub fn adopt(settings: Settings, kept: &Kept, grace: Duration) -> Self {
-        let mut cluster = Self::new(settings);
-        cluster.generation = kept.generation;
-        cluster.cohort = kept.cohort.clone();
-        cluster.wanted_workers = kept.workers;
-        cluster.parked = kept.parked.clone();
-        cluster.ready = kept.ready.as_ref().map(KeptReady::ready);
-        cluster.seats =
-            kept.members.iter().map(|member| Seat { slot: member.slot, peers: member.peers.clone() }).collect();
-        let slots: BTreeSet<Slot> = cluster.seats.iter().map(|seat| seat.slot).collect();
-        cluster.steps.begin(slots.clone(), BTreeSet::new(), kept.step);
-        cluster.shards.begin(slots, cluster.active().len() as u32);
-        for member in &kept.members {
-            let worker = Worker {
-                session: 0,
-                process_id: 0,
-                address: member.address.clone(),
-                host: String::new(),
-                has_session: false,
-                last_heard: grace,
-                role: Role::Member(Membership { rank: member.rank, ready: None, completed: None }),
-            };
-            cluster.workers.insert(member.slot, worker);
-        }
-        if !cluster.seats.is_empty() {
-            let meet_until = Some(cluster.settings.join + grace).filter(|_| cluster.ready.is_none());
-            cluster.state = State::Running { meet_until, pausing: false };
-        }
-        cluster
     }
 
     /// Where the job stands.
@@ -249,31 +233,9 @@ impl Cluster {
         self.generation
     }
 
-    /// Whether all that a worker reported has led to what it was to lead to: nothing of it would be missed by a
-    /// coordinator that takes over now.
-    pub fn has_settled_reports(&self, slot: Slot) -> bool {
-        let is_at_work =
-            self.workers.get(&slot).is_some_and(|worker| worker.member().is_some() && !worker.has_completed());
-        let has_met = matches!(self.state, State::Running { meet_until: None, .. });
-        is_at_work && has_met && self.committing.is_empty() && self.shards.incomplete().next().is_none()
-    }
-
     /// Whether a stop was asked for a second time: nobody wants to wait for anything.
     pub fn is_hurried(&self) -> bool {
         self.is_hurried
-    }
-
-    /// What a coordinator that takes the job over must know.
-    pub fn kept(&self) -> Kept {
-        Kept {
-            generation: self.generation,
-            members: self.members(),
-            step: self.steps.committed(),
-            cohort: self.cohort.clone(),
-            workers: self.wanted_workers,
-            parked: self.parked.clone(),
-            ready: self.ready.as_ref().map(KeptReady::of),
-        }
     }
 
     /// Takes in what happened `now` (since the start) and says what is to be done.
@@ -309,8 +271,8 @@ impl Cluster {
                     }
                 }
             }
-            Event::Exited { slot, status, last_words } => {
-                if self.awaits(slot) {
+            Event::Exited { slot, process_id, status, last_words } => {
+                if self.awaits(slot, process_id) {
                     self.evidence.exited(slot, status, last_words);
                 }
             }
@@ -340,9 +302,12 @@ impl Cluster {
         actions.push(Action::Record(JobEvent::Checkpoint { step, directory, bytes }));
     }
 
-    /// Whether a worker's end would be a loss: it has not completed.
-    fn awaits(&self, slot: Slot) -> bool {
-        slot < self.slots() && self.workers.get(&slot).is_none_or(|worker| !worker.has_completed())
+    /// Whether a process's end is a loss: it has not completed, and was not lost before.
+    fn awaits(&self, slot: Slot, process_id: u32) -> bool {
+        match self.workers.get(&slot) {
+            Some(worker) => worker.process_id == process_id && !worker.has_completed(),
+            None => slot < self.slots() && self.parted.get(&slot) != Some(&process_id),
+        }
     }
 
     /// Slots that may be filled.
@@ -471,7 +436,7 @@ impl Cluster {
             .or_else(|| evidence.ended().filter(|_| waited >= self.settings.verdict))
     }
 
-    fn all_completed(&self) -> bool {
+    pub(super) fn all_completed(&self) -> bool {
         let mut members = self.seats.iter().map(|seat| self.workers.get(&seat.slot));
         members.all(|worker| worker.is_none_or(Worker::has_completed))
     }

@@ -1,7 +1,7 @@
 //! What the cluster is told, and what it asks for.
 
 use super::cohort::{CohortPlan, NewPeer};
-use super::origins::Start;
+use super::origins::{Origin, Start};
 use medley_common::config::RecoveryMode;
 use medley_common::events::{Event as JobEvent, StepEvent};
 use medley_common::manifest::ManifestFile;
@@ -110,6 +110,8 @@ pub enum Event {
     Exited {
         /// Whose.
         slot: Slot,
+        /// Which process it was.
+        process_id: u32,
         /// How: `with exit status 1`, `by signal 9 (SIGKILL)`.
         status: String,
         /// What it said of its end in its log, where it said something.
@@ -154,8 +156,10 @@ pub struct Joined {
     pub slot: Slot,
     /// Its session.
     pub session: SessionNumber,
-    /// Its process.
+    /// Its process, on its machine.
     pub process_id: u32,
+    /// Its process, among all that ever were: drawn by itself.
+    pub incarnation: String,
     /// host:port of its data plane.
     pub address: String,
     /// The machine that it runs on.
@@ -293,13 +297,6 @@ pub enum Action {
     },
     /// Keep what a coordinator that takes this job over must know. Nothing that follows may be done before that is safe.
     Keep(Kept),
-    /// Tell a worker that nothing more is expected of it.
-    Release {
-        /// Whom.
-        slot: Slot,
-        /// The worker's generation.
-        generation: u64,
-    },
     /// Verify the files of a checkpoint and put its manifest in place.
     CommitCheckpoint(Commit),
     /// Remove what workers have written of a checkpoint that will be none.
@@ -315,7 +312,7 @@ pub enum Action {
     Progress(StepEvent),
     /// Kill all workers now.
     KillAll,
-    /// The job is over; no action follows.
+    /// The job is over: keep the outcome, and then let the workers go. No action follows.
     Finish(Outcome),
 }
 
@@ -347,6 +344,8 @@ pub struct Member {
     pub peers: Vec<u32>,
     /// The rank that keeps copies of them.
     pub buddy: u32,
+    /// Its process; see [`Joined::incarnation`].
+    pub incarnation: String,
 }
 
 /// What a coordinator that takes a job over must know of it.
@@ -356,8 +355,14 @@ pub struct Kept {
     pub generation: u64,
     /// Its workers.
     pub members: Vec<Member>,
-    /// Steps that were committed when it was formed.
+    /// Steps that are committed, as far as that was known when this was kept.
     pub step: u64,
+    /// Where the generation began, for members that its coordinator did not live to tell.
+    pub start: Option<Start>,
+    /// The step of the last checkpoint that was committed then; 0 for none.
+    pub checkpoint_step: u64,
+    /// Where those of its peers came from that have taken no step since.
+    pub came: BTreeMap<u32, Origin>,
     /// T, and how it changes.
     pub cohort: CohortPlan,
     /// Workers that are to host peers.

@@ -9,8 +9,9 @@
 //!    `seats` and [`placement()`]: who hosts which peers; `cohort` and `scaling`: T over time.
 //! 5. `reports`: what a worker's reports change; `ending`: how a job ends.
 //! 6. `steps` and `shards`: what all workers must have reported before a step or a checkpoint counts.
+//! 7. `takeover`: what another coordinator must know that goes on with the job.
 //!
-//! Invariants, checked by the property tests in `tests/cluster_properties.rs`: a rank is assigned at most once in a
+//! Invariants, checked by the simulation (`chaos::simulation`): a rank is assigned at most once in a
 //! generation; the committed step never decreases; nothing is asked for after [`Action::Finish`]; a job whose
 //! workers say nothing ends by its deadlines.
 
@@ -30,6 +31,7 @@ mod scaling;
 mod seats;
 mod shards;
 mod steps;
+mod takeover;
 
 #[cfg(test)]
 mod tables;

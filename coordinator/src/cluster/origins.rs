@@ -3,10 +3,12 @@
 use super::cohort::NewPeer;
 use super::messages::{Slot, Suspended};
 use medley_common::manifest::TrainingState;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where a state comes from. Ranks are those of the generation that begins.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Origin {
     /// Drawn from the seed.
     Fresh,
@@ -26,7 +28,7 @@ pub enum Origin {
 }
 
 /// How a generation begins.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Start {
     /// Steps committed before it.
     pub step: u64,
@@ -66,7 +68,7 @@ impl Standing {
         let with_state = || survivors.iter().filter(|(_, held)| !held.state.is_empty());
         let step = with_state().map(|(_, held)| held.step).max()?;
         let is_at = |held: &Suspended| held.step == step;
-        let follows = |held: &Suspended| held.step + 1 == step && held.is_prepared;
+        let follows = |held: &Suspended| held.step.checked_add(1) == Some(step) && held.is_prepared;
         let mut standing = Self { step, ..Self::default() };
         let mut newest = None;
         for (slot, held) in with_state().filter(|(_, held)| is_at(held) || follows(held)) {
@@ -107,9 +109,9 @@ pub struct Sources<'a> {
     pub parked: &'a BTreeMap<u32, String>,
     /// What others start from.
     pub new_peers: NewPeer,
-    /// Where the last generation's peers came from, if it ended at the step at which it began: one that nobody has taken
-    /// over yet can come from there again.
-    pub began: Option<&'a BTreeMap<u32, Origin>>,
+    /// Where the peers came from that have taken no step since: one that nobody has taken over yet, or that was lost with all
+    /// who had, can come from there again.
+    pub came: Option<&'a BTreeMap<u32, Origin>>,
 }
 
 impl Sources<'_> {
@@ -137,11 +139,14 @@ impl Sources<'_> {
         holders
     }
 
-    /// The origin that a peer had in the last generation, where that is still there.
+    /// Where a peer came from, where that is still there.
     fn again(&self, peer: u32) -> Option<Origin> {
-        match self.began?.get(&peer)? {
+        match self.came?.get(&peer)? {
             // As it had left, if that is where it was to come from: who takes part drops such a copy.
-            Origin::Rank(_) => self.held(&self.standing.parked, peer).map(Origin::Rank),
+            Origin::Rank(_) => {
+                let left_in = || self.parked.get(&peer).map(|directory| Origin::Checkpoint(directory.clone()));
+                self.held(&self.standing.parked, peer).map(Origin::Rank).or_else(left_in)
+            }
             Origin::CopyOf { peer, noise, .. } => {
                 let rank = self.held(&self.standing.peers, *peer)?;
                 Some(Origin::CopyOf { peer: *peer, rank, noise: *noise })
@@ -224,7 +229,7 @@ mod tests {
         let parked = BTreeMap::from([(3, "checkpoints/step-6".to_owned())]);
         let rank_of = |slot| (slot == 4).then_some(1);
         let new_peers = NewPeer::CopyOf { peer: 0, noise: 0.5 };
-        let sources = Sources { standing: &standing, rank_of: &rank_of, parked: &parked, new_peers, began: None };
+        let sources = Sources { standing: &standing, rank_of: &rank_of, parked: &parked, new_peers, came: None };
         let start = sources.start(0..5).unwrap();
         let expected = [
             Origin::Rank(1),
@@ -251,7 +256,7 @@ mod tests {
         let (rank_of, parked) = (|slot| (slot == 4).then_some(0), BTreeMap::new());
         let new_peers = NewPeer::Fresh;
         let sources =
-            Sources { standing: &standing, rank_of: &rank_of, parked: &parked, new_peers, began: Some(&began) };
+            Sources { standing: &standing, rank_of: &rank_of, parked: &parked, new_peers, came: Some(&began) };
         assert_eq!([0, 1, 2, 3].map(|peer| sources.has(peer)), [true, true, true, false]);
         let start = sources.start(0..3).unwrap();
         assert_eq!(start.peers[&1], began[&1]);

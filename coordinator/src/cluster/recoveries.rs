@@ -1,7 +1,7 @@
 //! Losses in a row: how long the next attempt waits, when there are enough of them, and what a recovery cost.
 
 use super::messages::Slot;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// The first replacement is started at once, and what fails again and again ever later, up to the second of these.
@@ -17,6 +17,8 @@ pub struct Recoveries {
     first: Option<String>,
     /// When a slot's next process may be started.
     restarts: BTreeMap<Slot, Duration>,
+    /// Processes of a slot that were lost in a row without it taking part in a committed step.
+    tries: BTreeMap<Slot, u32>,
     /// The recovery that waits for its first committed step.
     open: Option<Open>,
 }
@@ -37,7 +39,7 @@ pub struct Open {
 impl Recoveries {
     /// Bears `attempts` losses in a row.
     pub fn new(attempts: u32) -> Self {
-        Self { attempts, failures: 0, first: None, restarts: BTreeMap::new(), open: None }
+        Self { attempts, failures: 0, first: None, restarts: BTreeMap::new(), tries: BTreeMap::new(), open: None }
     }
 
     /// Another loss, or another generation that failed.
@@ -59,16 +61,24 @@ impl Recoveries {
 
     /// How long the next attempt waits.
     pub fn backoff(&self) -> Duration {
-        match self.failures {
-            0 | 1 => Duration::ZERO,
-            failures => BACKOFF[1].min(BACKOFF[0] * 2u32.saturating_pow(failures - 2)),
-        }
+        backoff(self.failures)
     }
 
-    /// A slot is empty and its next process is to be started.
-    pub fn restart(&mut self, slot: Slot, now: Duration) {
-        let at = now + self.backoff();
+    /// A slot is empty and is to be filled.
+    pub fn fill(&mut self, slot: Slot, now: Duration) {
+        self.restarts.insert(slot, now);
+    }
+
+    /// A slot's process was lost and its next is to be started; how many were lost in a row, where it is given up.
+    pub fn restart(&mut self, slot: Slot, now: Duration) -> Option<u32> {
+        let tries = self.tries.entry(slot).or_default();
+        *tries += 1;
+        if *tries > self.attempts {
+            return Some(*tries);
+        }
+        let at = now + backoff(self.failures.max(*tries));
         self.restarts.insert(slot, at);
+        None
     }
 
     /// Somebody has taken the slot.
@@ -93,11 +103,19 @@ impl Recoveries {
         self.open.as_mut()
     }
 
-    /// A step was committed, or all that was left to do is done: the recovery is over, if there was one.
-    pub fn progressed(&mut self) -> Option<Open> {
+    /// These committed a step, or did all that was left to do: the recovery is over, if there was one.
+    pub fn progressed(&mut self, members: &BTreeSet<Slot>) -> Option<Open> {
+        self.tries.retain(|slot, _| !members.contains(slot));
         self.failures = 0;
         self.first = None;
         self.open.take()
+    }
+}
+
+fn backoff(failures: u32) -> Duration {
+    match failures {
+        0 | 1 => Duration::ZERO,
+        failures => BACKOFF[1].min(BACKOFF[0] * 2u32.saturating_pow(failures - 2)),
     }
 }
 
@@ -117,7 +135,7 @@ mod tests {
         recoveries.failed("worker 3 ended");
         let verdict = recoveries.verdict().unwrap();
         assert!(verdict.contains("3 losses") && verdict.ends_with("worker 1 ended"), "{verdict}");
-        assert_eq!(recoveries.progressed(), None);
+        assert_eq!(recoveries.progressed(&BTreeSet::new()), None);
         recoveries.failed("worker 4 ended");
         assert_eq!(recoveries.verdict(), None);
     }
@@ -132,9 +150,25 @@ mod tests {
         }
         assert!(waits.windows(2).all(|pair| pair[0] <= pair[1]));
         assert_eq!(waits[11], BACKOFF[1]);
-        recoveries.restart(3, Duration::from_secs(1));
+        assert_eq!(recoveries.restart(3, Duration::from_secs(1)), None);
         assert!(recoveries.due(Duration::from_secs(5)).is_empty());
         assert_eq!(recoveries.due(Duration::from_secs(6)), [3]);
         assert!(recoveries.due(Duration::from_secs(7)).is_empty());
+    }
+
+    #[test]
+    fn a_slot_that_takes_part_in_no_step_is_started_ever_later_and_then_no_more_though_others_go_on() {
+        let (mut recoveries, others) = (Recoveries::new(3), BTreeSet::from([0]));
+        let mut starts = Vec::new();
+        for at in (0..4).map(Duration::from_secs) {
+            recoveries.failed("no data");
+            let given_up = recoveries.restart(1, at);
+            starts.push((recoveries.due(at).is_empty(), given_up));
+            recoveries.due(at + BACKOFF[1]);
+            recoveries.progressed(&others);
+        }
+        assert_eq!(starts, [(false, None), (true, None), (true, None), (true, Some(4))]);
+        recoveries.progressed(&BTreeSet::from([1]));
+        assert_eq!(recoveries.restart(1, Duration::ZERO), None);
     }
 }

@@ -112,6 +112,9 @@ impl Cluster {
 
     /// Asks the members to leave after a step that they agree on.
     pub(super) fn pause(&mut self, actions: &mut Vec<Action>) {
+        let peers = self.cohort.peers_after(self.steps.committed());
+        // A peer that leaves comes back from the checkpoint that it left in.
+        self.pause_saves = self.active().iter().any(|peer| *peer >= peers);
         let members = self.workers.iter().filter(|(_, worker)| worker.member().is_some());
         members.for_each(|(slot, _)| self.send_pause(*slot, actions));
         if let State::Running { pausing, .. } = &mut self.state {
@@ -120,9 +123,7 @@ impl Cluster {
     }
 
     pub(super) fn send_pause(&self, slot: Slot, actions: &mut Vec<Action>) {
-        let peers = self.cohort.peers_after(self.steps.committed());
-        // A peer that leaves comes back from the checkpoint that it left in.
-        let checkpoint = self.active().iter().any(|peer| *peer >= peers);
+        let checkpoint = self.pause_saves;
         actions.push(Action::Pause { slot, generation: self.generation, checkpoint });
     }
 
@@ -157,7 +158,7 @@ impl Cluster {
             return true;
         }
         let State::Reforming(reform) = &self.state else { return false };
-        if now < reform.not_before || (!self.committing.is_empty() && now < reform.until) {
+        if now < reform.not_before || (now < reform.until && self.awaits_checkpoint()) {
             return false;
         }
         let available = self.workers.len();
@@ -194,6 +195,27 @@ impl Cluster {
             reform.not_before = not_before;
         }
         true
+    }
+
+    /// Whether a checkpoint is about to be committed that the next generation begins from, or that holds peers which are not
+    /// in it.
+    fn awaits_checkpoint(&self) -> bool {
+        if self.committing.is_empty() {
+            return false;
+        }
+        let standing = Standing::of(&self.survivors(), &self.active_list());
+        let Some(next) = standing.and_then(|standing| self.going_on(&standing)) else {
+            return true;
+        };
+        let staying: BTreeSet<u32> = next.seats.iter().flat_map(|seat| seat.peers.iter().copied()).collect();
+        !self.active().is_subset(&staying)
+    }
+
+    /// Whether peers that are no longer wanted may leave at a step: they come back from a checkpoint, which all were asked
+    /// for or write as the schedule changes T there.
+    fn may_part_with_peers(&self, step: u64) -> bool {
+        let is_pause = matches!(&self.state, State::Reforming(reform) if reform.is_pause);
+        is_pause && (self.pause_saves || self.cohort.changes.iter().any(|change| change.step == step))
     }
 
     /// Workers that the next generation need not wait any longer for.
@@ -239,18 +261,27 @@ impl Cluster {
     /// The next generation from what the workers hold; `None` where a peer is lost with all that held it.
     fn going_on(&self, standing: &Standing) -> Option<Next> {
         let peers = self.cohort.peers_after(standing.step);
+        let before = self.active();
+        let held: BTreeSet<u32> = standing.peers.keys().copied().collect();
         let mut active: BTreeSet<u32> = (0..peers).collect();
+        if !self.may_part_with_peers(standing.step) {
+            active.extend(before.intersection(&held));
+        }
         if self.settings.recovery.mode == RecoveryMode::Continue && self.workers.len() < self.enough_for(peers) {
-            let held: BTreeSet<u32> = standing.peers.keys().copied().collect();
-            let hosted: BTreeSet<u32> = self.survivors().values().flat_map(|held| held.peers.iter().copied()).collect();
-            // Who goes on without the lost ones hosts no more peers than before.
-            let left: BTreeSet<u32> =
+            let survivors = self.survivors();
+            let hosted: BTreeSet<u32> = survivors.values().flat_map(|held| held.peers.iter().copied()).collect();
+            // Who goes on without the lost ones hosts no more peers than before; who has come takes peers back.
+            let mut left: BTreeSet<u32> =
                 active.iter().copied().filter(|peer| held.contains(peer) && hosted.contains(peer)).collect();
+            let share = active.len().div_ceil(self.enough_for(peers));
+            let room = share * self.workers.len().saturating_sub(survivors.len());
+            let can_come = |peer: &u32| !left.contains(peer) && (held.contains(peer) || !before.contains(peer));
+            let back: Vec<u32> = active.iter().copied().filter(can_come).take(room).collect();
+            left.extend(back);
             if left.len() >= self.fewest_peers() {
                 active = left;
             }
         }
-        let before = self.active();
         let must_hold = || active.intersection(&before).copied();
         let anybody = |_| Some(0);
         let holders = self.sources(standing, &anybody).holders(active.iter().copied());
@@ -274,8 +305,9 @@ impl Cluster {
     }
 
     fn sources<'a>(&'a self, standing: &'a Standing, rank_of: &'a dyn Fn(Slot) -> Option<u32>) -> Sources<'a> {
-        let began = self.began.as_ref().filter(|began| began.step == standing.step).map(|began| &began.peers);
-        Sources { standing, rank_of, parked: &self.parked, new_peers: self.new_peers(), began }
+        let is_still = self.began.as_ref().is_some_and(|began| began.step == standing.step);
+        let came = is_still.then_some(&self.came);
+        Sources { standing, rank_of, parked: &self.parked, new_peers: self.new_peers(), came }
     }
 
     fn enough_for(&self, peers: u32) -> usize {
@@ -313,6 +345,7 @@ impl Cluster {
     fn enter(&mut self, next: Next, actions: &mut Vec<Action>) {
         let Next { seats, start, late, replayed } = next;
         self.generation += 1;
+        let before = self.active();
         self.note_departures(&seats);
         self.seats = seats;
         let slots: BTreeSet<Slot> = self.seats.iter().map(|seat| seat.slot).collect();
@@ -322,7 +355,7 @@ impl Cluster {
         let active = self.active();
         for step in self.shards.begin(slots.clone(), active.len() as u32) {
             let message = format!(
-                "the checkpoint of step {step} was not finished when a worker was lost; a later one takes its place"
+                "the checkpoint of step {step} was not finished when its generation ended; a later one takes its place"
             );
             actions.push(Action::Record(JobEvent::Warning { message }));
         }
@@ -346,24 +379,22 @@ impl Cluster {
             placement: self.seats.iter().map(|seat| seat.peers.clone()).collect(),
             step: start.step,
         }));
+        self.members = self.meet().into();
+        let goes_on = matches!(start.shared, Origin::Rank(_));
+        if !goes_on || self.began.as_ref().is_none_or(|began| began.step != start.step) {
+            self.came.clear();
+        }
+        for (peer, origin) in start.peers.iter().filter(|(peer, _)| !goes_on || !before.contains(peer)) {
+            self.came.entry(*peer).or_insert_with(|| origin.clone());
+        }
+        self.began = Some(Arc::new(start));
+        self.began_checkpoint = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step);
         actions.push(Action::Keep(self.kept()));
-        let members: Arc<[Member]> = self.members().into();
-        let start = Arc::new(start);
-        self.began = Some(Arc::clone(&start));
-        let checkpoint_step = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step);
-        self.assignments.clear();
-        for member in members.iter() {
-            let assignment = Assignment {
-                generation: self.generation,
-                rank: member.rank,
-                members: Arc::clone(&members),
-                start: Arc::clone(&start),
-                checkpoint_step,
-            };
-            self.assignments.insert(member.slot, assignment.clone());
-            actions.push(Action::Assign { slot: member.slot, assignment });
+        for seat in &self.seats {
+            self.assign(seat.slot, actions);
         }
         self.state = State::Running { meet_until: Some(self.now + self.settings.join), pausing: false };
+        self.pause_saves = false;
         self.send_stop(actions);
     }
 
@@ -382,8 +413,21 @@ impl Cluster {
         }
     }
 
-    /// The workers of the generation that was formed last.
-    pub(super) fn members(&self) -> Vec<Member> {
+    /// Tells a member of the present generation its part in it.
+    pub(super) fn assign(&self, slot: Slot, actions: &mut Vec<Action>) {
+        let member = self.members.iter().find(|member| member.slot == slot);
+        let assignment = member.zip(self.began.as_ref()).map(|(member, start)| Assignment {
+            generation: self.generation,
+            rank: member.rank,
+            members: Arc::clone(&self.members),
+            start: Arc::clone(start),
+            checkpoint_step: self.began_checkpoint,
+        });
+        actions.extend(assignment.map(|assignment| Action::Assign { slot, assignment }));
+    }
+
+    /// What the workers in their seats are told of one another.
+    fn meet(&self) -> Vec<Member> {
         let worker = |seat: &Seat| self.workers.get(&seat.slot);
         let hosts: Vec<String> =
             self.seats.iter().map(|seat| worker(seat).map(|worker| worker.host.clone()).unwrap_or_default()).collect();
@@ -394,6 +438,7 @@ impl Cluster {
                 slot: seat.slot,
                 rank,
                 address: worker(seat).map(|worker| worker.address.clone()).unwrap_or_default(),
+                incarnation: worker(seat).map(|worker| worker.incarnation.clone()).unwrap_or_default(),
                 peers: seat.peers.clone(),
                 buddy,
             })

@@ -6,6 +6,7 @@ use super::seats::Seat;
 use medley_common::events::{Event as JobEvent, StepEvent};
 use medley_common::summary::Evaluation;
 use medley_common::{exit, proto};
+use std::collections::BTreeSet;
 
 impl Cluster {
     /// Takes in a report; whether nothing can follow from it that the next tick does not notice as well.
@@ -113,16 +114,16 @@ impl Cluster {
     fn stepped(&mut self, slot: Slot, records: &[proto::StepRecord], actions: &mut Vec<Action>) -> bool {
         let mut is_routine = true;
         for record in records {
-            let step = match self.steps.add(slot, record) {
-                Ok(Some(step)) => step,
-                Ok(None) => continue,
+            let merged = match self.steps.add(slot, record) {
+                Ok(merged) if merged.is_empty() => continue,
+                Ok(merged) => merged,
                 Err(gap) => {
                     self.fail(gap.to_string(), exit::FAILURE, actions);
                     return false;
                 }
             };
             is_routine = false;
-            self.progressed(step, actions);
+            merged.into_iter().for_each(|step| self.progressed(step, actions));
             // A step of the generation that has just ended, reported late, is no recovery from its end.
             if matches!(self.state, State::Running { .. }) {
                 self.recovered(actions);
@@ -145,7 +146,8 @@ impl Cluster {
 
     /// The job goes on: whatever was to be recovered from is over.
     fn recovered(&mut self, actions: &mut Vec<Action>) {
-        if let Some(open) = self.recoveries.progressed() {
+        let members: BTreeSet<Slot> = self.seats.iter().map(|seat| seat.slot).collect();
+        if let Some(open) = self.recoveries.progressed(&members) {
             actions.push(Action::Record(JobEvent::Recovered {
                 generation: self.generation,
                 lost: open.lost,
@@ -157,6 +159,11 @@ impl Cluster {
     }
 
     fn evaluated(&mut self, slot: Slot, evaluation: Evaluation, actions: &mut Vec<Action>) {
+        let Evaluation { subject, step, split, protocol, .. } = &evaluation;
+        if !self.evaluated.insert((*step, subject.clone(), split.clone(), protocol.clone())) {
+            // Evaluated once more after a recovery, with the same result.
+            return;
+        }
         if let Some(hash) = &evaluation.candidates_hash {
             let key = (evaluation.split.clone(), evaluation.protocol.clone(), evaluation.users);
             let (first, expected) = self.candidates.entry(key).or_insert_with(|| (slot, hash.clone()));
@@ -186,8 +193,13 @@ impl Cluster {
             peak_memory_bytes: completed.peak_memory_bytes,
             reason: completed.reason.clone(),
         }));
+        let step = completed.step;
         member.completed = Some(completed);
         self.evidence.clear(slot);
-        self.recovered(actions);
+        // One that had evaluated before its generation ended says nothing of those that have yet to.
+        if self.all_completed() {
+            self.steps.reach(step);
+            self.recovered(actions);
+        }
     }
 }

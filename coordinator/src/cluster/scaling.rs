@@ -56,7 +56,7 @@ impl Cluster {
         let workers = scale.workers.unwrap_or(self.wanted_workers).max(1);
         for slot in self.wanted_workers..workers {
             if !self.workers.contains_key(&slot) {
-                self.recoveries.restart(slot, self.now);
+                self.recoveries.fill(slot, self.now);
             }
         }
         self.wanted_workers = workers;

@@ -70,15 +70,22 @@ impl StepMerger {
         self.committed <= self.again_until && self.again_until > 0
     }
 
+    /// A step is known to be committed, though not from all workers' reports to this coordinator.
+    pub fn reach(&mut self, step: u64) {
+        self.committed = self.committed.max(step);
+        self.open = self.open.split_off(&(self.committed + 1));
+    }
+
     /// Takes in a worker's report of a step; the merged step when it was the last one missing. A step that was
-    /// reported before by the same worker, or is committed already, changes nothing.
+    /// reported before by the same worker, or is committed already, changes nothing. Steps before it that some have not
+    /// reported, which then another coordinator has heard of, are complete with it.
     ///
     /// # Errors
     /// [`Gap`] where a worker leaves steps out.
-    pub fn add(&mut self, slot: u32, record: &StepRecord) -> Result<Option<StepEvent>, Gap> {
+    pub fn add(&mut self, slot: u32, record: &StepRecord) -> Result<Vec<StepEvent>, Gap> {
         let step = record.step;
         if step <= self.committed {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let open = self.open.entry(step).or_insert_with(|| Open { reported: BTreeSet::new(), merged: empty(record) });
         if open.reported.insert(slot) {
@@ -89,13 +96,12 @@ impl StepMerger {
         if open.reported.len() < required.len() || !required.is_subset(&open.reported) {
             return match self.open.first_key_value() {
                 Some((first, _)) if self.open.len() > MOST_OPEN => Err(Gap(*first)),
-                _ => Ok(None),
+                _ => Ok(Vec::new()),
             };
         }
-        let merged = self.open.remove(&step).map(|open| open.merged);
+        let later = self.open.split_off(&(step + 1));
         self.committed = step;
-        self.open = self.open.split_off(&step);
-        Ok(merged)
+        Ok(std::mem::replace(&mut self.open, later).into_values().map(|open| open.merged).collect())
     }
 }
 
@@ -155,25 +161,25 @@ mod tests {
     #[test]
     fn a_step_is_committed_when_all_reported_it_with_the_slowest_workers_figures() {
         let mut merger = of_two(0);
-        assert_eq!(merger.add(0, &record(1, 0, 0.25, 900)), Ok(None));
-        assert_eq!(merger.add(0, &record(2, 0, 0.25, 900)), Ok(None));
+        assert_eq!(merger.add(0, &record(1, 0, 0.25, 900)), Ok(vec![]));
+        assert_eq!(merger.add(0, &record(2, 0, 0.25, 900)), Ok(vec![]));
         assert_eq!(merger.committed(), 0);
-        let first = merger.add(1, &record(1, 1, 0.5, 700)).unwrap().unwrap();
+        let first = merger.add(1, &record(1, 1, 0.5, 700)).unwrap().remove(0);
         assert_eq!((first.step, first.seconds, first.bytes_sent, first.rows), (1, 0.5, 900, 10));
         assert_eq!(first.losses[&0].total, 0.5);
         assert_eq!(first.losses[&1].total, 1.5);
         assert_eq!(merger.committed(), 1);
-        assert_eq!(merger.add(1, &record(2, 1, 0.5, 700)).unwrap().unwrap().step, 2);
+        assert_eq!(merger.add(1, &record(2, 1, 0.5, 700)).unwrap().remove(0).step, 2);
     }
 
     #[test]
     fn a_report_that_comes_twice_or_late_changes_nothing() {
         let mut merger = of_two(5);
-        assert_eq!(merger.add(0, &record(5, 0, 0.1, 0)), Ok(None));
-        assert_eq!(merger.add(0, &record(6, 0, 0.1, 0)), Ok(None));
-        assert_eq!(merger.add(0, &record(6, 0, 9.0, 0)), Ok(None));
-        assert_eq!(merger.add(1, &record(6, 1, 0.2, 0)).unwrap().unwrap().seconds, 0.2);
-        assert_eq!(merger.add(1, &record(6, 1, 0.2, 0)), Ok(None));
+        assert_eq!(merger.add(0, &record(5, 0, 0.1, 0)), Ok(vec![]));
+        assert_eq!(merger.add(0, &record(6, 0, 0.1, 0)), Ok(vec![]));
+        assert_eq!(merger.add(0, &record(6, 0, 9.0, 0)), Ok(vec![]));
+        assert_eq!(merger.add(1, &record(6, 1, 0.2, 0)).unwrap().remove(0).seconds, 0.2);
+        assert_eq!(merger.add(1, &record(6, 1, 0.2, 0)), Ok(vec![]));
         assert_eq!(merger.committed(), 6);
     }
 
@@ -187,28 +193,28 @@ mod tests {
     #[test]
     fn a_step_that_a_lost_worker_did_not_report_counts_when_the_next_generation_begins_after_it() {
         let mut merger = of_two(0);
-        assert_eq!(merger.add(0, &record(1, 0, 0.1, 0)), Ok(None));
-        assert_eq!(merger.add(0, &record(2, 0, 0.1, 0)), Ok(None));
+        assert_eq!(merger.add(0, &record(1, 0, 0.1, 0)), Ok(vec![]));
+        assert_eq!(merger.add(0, &record(2, 0, 0.1, 0)), Ok(vec![]));
         let complete = merger.begin([0, 2].into(), [].into(), 1);
         assert_eq!(complete.iter().map(|step| step.step).collect::<Vec<_>>(), [1]);
         assert_eq!(merger.committed(), 1);
-        assert_eq!(merger.add(0, &record(2, 0, 0.3, 0)), Ok(None));
-        assert_eq!(merger.add(2, &record(2, 1, 0.2, 0)).unwrap().unwrap().seconds, 0.3);
+        assert_eq!(merger.add(0, &record(2, 0, 0.3, 0)), Ok(vec![]));
+        assert_eq!(merger.add(2, &record(2, 1, 0.2, 0)).unwrap().remove(0).seconds, 0.3);
     }
 
     #[test]
     fn a_step_that_is_rolled_forward_waits_for_those_who_do_and_no_step_counts_twice() {
         let mut merger = of_two(4);
-        assert_eq!(merger.add(1, &record(5, 1, 0.1, 0)), Ok(None));
+        assert_eq!(merger.add(1, &record(5, 1, 0.1, 0)), Ok(vec![]));
         assert!(merger.begin([0, 1].into(), [0].into(), 5).is_empty());
         assert_eq!(merger.committed(), 4);
-        assert_eq!(merger.add(0, &record(5, 0, 0.1, 0)).unwrap().unwrap().losses.len(), 2);
+        assert_eq!(merger.add(0, &record(5, 0, 0.1, 0)).unwrap().remove(0).losses.len(), 2);
         assert!(!merger.are_taken_again());
         assert!(merger.begin([0, 1].into(), [].into(), 2).is_empty());
         assert!(merger.are_taken_again());
         assert_eq!(merger.committed(), 5);
-        assert_eq!(merger.add(0, &record(3, 0, 0.1, 0)), Ok(None));
-        assert_eq!(merger.add(1, &record(3, 1, 0.1, 0)), Ok(None));
+        assert_eq!(merger.add(0, &record(3, 0, 0.1, 0)), Ok(vec![]));
+        assert_eq!(merger.add(1, &record(3, 1, 0.1, 0)), Ok(vec![]));
         assert_eq!(merger.committed(), 5);
     }
 }

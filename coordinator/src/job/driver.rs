@@ -65,13 +65,22 @@ impl Driver {
         let start = Instant::now();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut outcome = loop {
+        let outcome = loop {
             let event = tokio::select! {
                 Some(event) = self.incoming.recv() => event,
-                Some(asked) = self.requests.recv() => match self.answer(asked) {
-                    Some(event) => event,
-                    None => continue,
-                },
+                Some(Asked { scale, answer }) = self.requests.recv() => {
+                    let checked = self.cluster.check_scale(&scale);
+                    let outcome = match &checked {
+                        Ok(_) => self.apply(start, Event::ScaleRequested(scale)).await,
+                        Err(_) => None,
+                    };
+                    // Whoever asked may have gone. What was promised is kept by now.
+                    let _ = answer.send(checked);
+                    match outcome {
+                        Some(outcome) => break outcome,
+                        None => continue,
+                    }
+                }
                 Some(reason) = stops.recv() => Event::StopRequested { reason },
                 _ = ticks.tick() => Event::Tick,
             };
@@ -81,11 +90,6 @@ impl Driver {
         };
         let must_hurry = self.cluster.is_hurried() || outcome.exit_code == exit::FAILURE;
         self.end_workers(must_hurry).await;
-        self.record.status = outcome.outcome.clone();
-        self.record.message = outcome.message.clone();
-        if let Err(message) = self.save().await {
-            outcome = complain(outcome, &message);
-        }
         drop(self.address);
         if !must_hurry {
             self.incoming.close();
@@ -95,24 +99,24 @@ impl Driver {
         outcome
     }
 
-    /// Answers a person; what the cluster is to be told, where the request makes sense.
-    fn answer(&self, asked: Asked) -> Option<Event> {
-        let answer = self.cluster.check_scale(&asked.scale);
-        let event = answer.is_ok().then_some(Event::ScaleRequested(asked.scale));
-        // Whoever asked may have gone.
-        let _ = asked.answer.send(answer);
-        event
-    }
-
     /// Tells the cluster, and does what it asks for, until it asks for nothing more.
     async fn apply(&mut self, start: Instant, event: Event) -> Option<Outcome> {
         let heard = heartbeat_of(&event);
+        if let Event::Joined(joined) = &event {
+            // What it was told over another session may not have reached it.
+            self.acknowledged.remove(&joined.slot);
+        }
         let mut events = VecDeque::from([event]);
         let mut outcome = None;
         while let Some(event) = events.pop_front() {
             for action in self.cluster.apply(start.elapsed(), event) {
                 match self.perform(action).await {
                     Performed::Done => {}
+                    // What was to follow may rest on what could not be done.
+                    Performed::Caused(event @ Event::Broken { .. }) => {
+                        events.push_front(event);
+                        break;
+                    }
                     Performed::Caused(event) => events.push_back(event),
                     Performed::Finished(finished) => outcome = Some(finished),
                 }
@@ -171,10 +175,6 @@ impl Driver {
             Action::SendStop { slot, generation, reason } => {
                 self.server.stop(slot, generation, &reason);
             }
-            // A worker that can no longer be told is ended by the launcher.
-            Action::Release { slot, generation } => {
-                self.server.release(slot, generation);
-            }
             Action::CommitCheckpoint(commit) => {
                 let step = commit.step;
                 if self.commits.send(Request::Commit(commit)).is_err() {
@@ -208,7 +208,18 @@ impl Driver {
                     launcher.kill();
                 }
             }
-            Action::Finish(outcome) => return Performed::Finished(outcome),
+            Action::Finish(outcome) => {
+                self.record.status = outcome.outcome.clone();
+                self.record.message = outcome.message.clone();
+                let saved = self.save().await;
+                // Not before: whoever took the job over until then would need them. One that cannot be told is ended by the
+                // launcher, or finds no coordinator.
+                self.server.release_all();
+                return Performed::Finished(match saved {
+                    Ok(()) => outcome,
+                    Err(message) => complain(outcome, &message),
+                });
+            }
         }
         Performed::Done
     }

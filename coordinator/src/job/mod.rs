@@ -201,6 +201,7 @@ async fn begin(
         // Nobody listens any more once the job has ended.
         let _ = exits.blocking_send(crate::cluster::Event::Exited {
             slot: exit.slot,
+            process_id: exit.process_id,
             status: exit.status,
             last_words: exit.last_words,
         });

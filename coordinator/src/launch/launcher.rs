@@ -38,6 +38,8 @@ pub struct LaunchPlan {
 pub struct Exit {
     /// Whose.
     pub slot: Slot,
+    /// Which process; 0 for one that could not be started.
+    pub process_id: u32,
     /// How: `with exit status 1`, `by signal 9 (SIGKILL)`.
     pub status: String,
     /// The line of its log, of those that it wrote itself, that says most of its end.
@@ -160,7 +162,8 @@ fn watch(plan: &LaunchPlan, mut processes: Vec<Process>, orders: &Receiver<Comma
         processes.retain_mut(|process| match process.reap() {
             None => true,
             Some((status, last_words)) => {
-                on_exit(Exit { slot: process.slot, status: describe(status), last_words });
+                let (slot, process_id) = (process.slot, process.id());
+                on_exit(Exit { slot, process_id, status: describe(status), last_words });
                 false
             }
         });
@@ -175,7 +178,8 @@ fn watch(plan: &LaunchPlan, mut processes: Vec<Process>, orders: &Receiver<Comma
                     match Process::start(plan, slot) {
                         Ok(process) => processes.push(process),
                         Err(error) => {
-                            on_exit(Exit { slot, status: format!("before it began: {error}"), last_words: None })
+                            let status = format!("before it began: {error}");
+                            on_exit(Exit { slot, process_id: 0, status, last_words: None });
                         }
                     }
                 }

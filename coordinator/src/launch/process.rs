@@ -77,6 +77,11 @@ impl Process {
         Some((status, self.last_words()))
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     fn group(&self) -> Pid {
         Pid::from_child(&self.child)
     }

@@ -247,9 +247,10 @@ impl Server {
         self.sessions.dismiss(slot, reason);
     }
 
-    /// Lets a worker go; whether it could be told.
-    pub fn release(&self, slot: Slot, generation: u64) -> bool {
-        self.send(slot, generation, Body::Release(proto::Release {}))
+    /// Lets all workers go that can be told.
+    pub fn release_all(&self) {
+        let message = proto::CoordinatorMessage { generation: 0, body: Some(Body::Release(proto::Release {})) };
+        self.sessions.send_all(&message);
     }
 
     fn send(&self, slot: Slot, generation: u64, body: Body) -> bool {

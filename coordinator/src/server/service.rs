@@ -159,10 +159,11 @@ impl<T: From<Event>> Reader<T> {
                 Numbered::Gap => return Some("reports went missing on the way".into()),
                 Numbered::Stale => return None,
             }
+            let (slot, session, generation) = (self.slot, self.session, message.generation);
             if let Some(report) = convert::report(message.body) {
-                let (slot, session, generation) = (self.slot, self.session, message.generation);
                 self.events.send(Event::Reported { slot, session, generation, report }.into()).await.ok()?;
             }
+            self.sessions.passed_on(slot, session, message.sequence);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Who has joined, and the way to each worker.
 
 use crate::cluster::{Joined, SessionNumber, Slot};
-use medley_common::proto;
+use medley_common::{hash, proto};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -125,6 +125,7 @@ impl Sessions {
             slot: request.slot,
             session,
             process_id: request.process_id,
+            incarnation: hash::hexadecimal(&request.incarnation),
             address: request.data_address.clone(),
             host: request.host.clone(),
             device: request.device.clone(),
@@ -134,20 +135,26 @@ impl Sessions {
         Ok(Opened { joined, outgoing })
     }
 
-    /// Takes note of a report's number; 0 is none.
+    /// What is to be done with a report of this number; 0 is none.
     pub fn number(&self, slot: Slot, session: SessionNumber, sequence: u64) -> Numbered {
-        let mut state = self.state();
-        let Some(place) = state.places.get_mut(&slot).filter(|place| place.session == session) else {
+        let state = self.state();
+        let Some(place) = state.places.get(&slot).filter(|place| place.session == session) else {
             return Numbered::Stale;
         };
         match (sequence, place.received) {
             (0, _) => Numbered::New,
             (known, Some(received)) if known <= received => Numbered::Known,
-            (next, Some(received)) if next > received + 1 => Numbered::Gap,
-            (next, _) => {
-                place.received = Some(next);
-                Numbered::New
-            }
+            (next, Some(received)) if next - 1 > received => Numbered::Gap,
+            _ => Numbered::New,
+        }
+    }
+
+    /// A report was passed on: only now may it be acknowledged.
+    pub fn passed_on(&self, slot: Slot, session: SessionNumber, sequence: u64) {
+        let mut state = self.state();
+        let place = state.places.get_mut(&slot).filter(|place| place.session == session && sequence != 0);
+        if let Some(place) = place {
+            place.received = Some(sequence);
         }
     }
 
@@ -167,6 +174,16 @@ impl Sessions {
             place.outgoing = None;
         }
         sent
+    }
+
+    /// Sends a message to all workers that have a session.
+    pub fn send_all(&self, message: &proto::CoordinatorMessage) {
+        for place in self.state().places.values() {
+            if let Some(outgoing) = &place.outgoing {
+                // One that does not read learns from the end of its session.
+                let _ = outgoing.try_send(Ok(message.clone()));
+            }
+        }
     }
 
     /// Refuses the process in a slot from now on: it counts as dead.

@@ -99,7 +99,6 @@ impl Checks {
     pub fn begins(&mut self, generation: u64, begins: &Snapshot, last: Option<Rc<Snapshot>>) {
         self.history.split_off(&(begins.step + 1));
         // One that came, and left before a step was taken, is in no step's states.
-        let last = last.filter(|last| last.step == begins.step);
         if let Some(before) = last.or_else(|| self.history.get(&begins.step).cloned()) {
             for (peer, state) in before.peers.iter().filter(|(peer, _)| !begins.peers.contains_key(peer)) {
                 self.left.insert(*peer, *state);
@@ -177,8 +176,8 @@ impl World {
             format!("the state is not that of step {step}: {}", start.state)
         });
         // A peer may have come or left at this step with the last generation, which took no step.
-        let last = self.groups.values().next_back().filter(|group| group.current.step == step);
-        let present = last.map_or_else(|| Rc::clone(&before), |group| Rc::clone(&group.current));
+        let last = self.groups.values().next_back().and_then(|group| group.after(step));
+        let present = Rc::clone(last.unwrap_or(&before));
         let mut peers = BTreeMap::new();
         for (peer, origin) in &start.peers {
             let known = present.peers.get(peer).copied();

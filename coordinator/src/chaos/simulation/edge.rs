@@ -19,16 +19,26 @@ impl World {
         if process.known_session != Some(session) || sequence <= process.received {
             return;
         }
-        let Some(numbered) = process.unacknowledged.iter().find(|report| report.sequence == sequence).cloned() else {
+        let Some(first) = process.unacknowledged.front().map(|report| report.sequence) else { return };
+        let place = sequence.checked_sub(first).and_then(|place| usize::try_from(place).ok());
+        let Some(numbered) = place.and_then(|place| process.unacknowledged.get(place)).cloned() else {
             return;
         };
         process.received = sequence;
-        process.unacknowledged.retain(|report| report.sequence > sequence);
         let (slot, generation, report) = (process.slot, numbered.generation, numbered.report);
         if matches!(report, Report::Suspended(_)) && !process.is_dismissed {
             process.suspension_read = generation;
         }
         self.tell(Event::Reported { slot, session, generation, report });
+    }
+
+    /// A worker learns which of its reports no other coordinator will need.
+    pub(super) fn acknowledge(&mut self, id: ProcessId) {
+        let process = &mut self.processes[id];
+        if self.cluster.has_settled_reports(process.slot) {
+            let received = process.received;
+            process.unacknowledged.retain(|report| report.sequence > received);
+        }
     }
 
     pub(super) fn session_seen(&mut self, id: ProcessId, session: u64) {
@@ -45,7 +55,7 @@ impl World {
         let slot = process.slot;
         if !process.is_dismissed {
             let status = "by signal 9 (SIGKILL)".into();
-            self.tell(Event::Exited { slot, status, last_words: None });
+            self.tell(Event::Exited { slot, process_id: id as u32 + 1, status, last_words: None });
         }
     }
 
@@ -61,7 +71,6 @@ impl World {
             Action::Pause { slot, generation, checkpoint } => {
                 self.order(slot, Order::Pause { generation, checkpoint });
             }
-            Action::Release { slot, .. } => self.order(slot, Order::Release),
             Action::Dismiss { slot, .. } => self.dismiss(slot),
             Action::Start { slot } => {
                 let at = self.now + self.random.random_range(1..50) * MILLISECOND;
@@ -72,7 +81,7 @@ impl World {
             Action::CommitCheckpoint(commit) => {
                 let at = self.now + self.random.random_range(1..300) * MILLISECOND;
                 self.stage(&commit);
-                self.queue.push(at, Happening::Committed(commit));
+                self.queue.push(at, Happening::Committed { commit, term: self.term });
             }
             // Nobody in a simulation fails to write.
             Action::DiscardCheckpoint { .. } => {}
@@ -80,6 +89,10 @@ impl World {
             Action::Keep(kept) => {
                 let before = std::mem::replace(&mut self.checks.kept, kept.generation);
                 self.checks.check(before <= kept.generation, || format!("generation {before} was kept before"));
+                self.kept = Some(kept);
+                if let Some(time) = self.dies_keeping.take() {
+                    self.lose_coordinator(time);
+                }
             }
             Action::Record(_) | Action::Progress(_) | Action::KillAll => {}
         }
@@ -121,7 +134,7 @@ impl World {
             format!("generation {generation} has members without an address")
         });
         let Some(begins) = self.beginning(assignment, &members) else { return };
-        let before = self.groups.values().next_back().map(|group| Rc::clone(&group.current));
+        let before = self.groups.values().next_back().and_then(|group| group.after(begins.step).cloned());
         self.checks.begins(generation, &begins, before);
         let group = Group::new(members, assignment.clone(), Rc::new(begins));
         self.groups.insert(generation, group);
@@ -141,8 +154,12 @@ impl World {
     }
 
     /// The thread that commits checkpoints has verified the files and put the manifest in place, or has failed.
-    pub(super) fn checkpoint_written(&mut self, commit: &Commit) {
+    pub(super) fn checkpoint_written(&mut self, commit: &Commit, term: u64) {
         let step = commit.step;
+        if term != self.term && self.random.random_bool(0.5) {
+            // Its thread ended with the coordinator.
+            return;
+        }
         if std::mem::take(&mut self.commit_fails) {
             self.trace.note(self.now, || format!("the checkpoint of step {step} cannot be committed"));
             return self.tell(Event::CheckpointFailed { step, message: "no space left on device".into() });
@@ -159,6 +176,9 @@ impl World {
         self.checks.checkpoint(&snapshot, commit);
         let directory = format!("checkpoints/step-{step}");
         self.checkpoints.insert(directory.clone(), Rc::new(snapshot));
+        if term != self.term {
+            return;
+        }
         self.tell(Event::CheckpointCommitted { step, directory, bytes: 8 });
     }
 
@@ -222,6 +242,8 @@ impl World {
                 self.paused_until = self.paused_until.max(self.now + time);
                 self.queue.push(self.paused_until, Happening::Resumes);
             }
+            Fault::CoordinatorDies { time, keeping: true } => self.dies_keeping = Some(time),
+            Fault::CoordinatorDies { time, keeping: false } => self.lose_coordinator(time),
             Fault::Fails { slot, bad_input, is_final } => {
                 if let Some(id) = in_slot(&slot) {
                     self.report(id, Report::Failed { message: "a file is broken".into(), bad_input, is_final });

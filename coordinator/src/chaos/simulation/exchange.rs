@@ -30,7 +30,9 @@ pub struct Group {
     pub members: Vec<ProcessId>,
     /// The first member's assignment: the part that is the same for all.
     pub assignment: Assignment,
-    /// The states as the generation finds them, and then as its last step leaves them.
+    /// The states as the generation finds them.
+    begins: Rc<Snapshot>,
+    /// The same, and then as its last step leaves them.
     pub current: Rc<Snapshot>,
     /// The states after the step that is being prepared, and what its update is computed from.
     pub next: Option<(u64, Rc<Snapshot>)>,
@@ -52,7 +54,8 @@ impl Group {
         Self {
             members,
             assignment,
-            current: begins,
+            current: Rc::clone(&begins),
+            begins,
             next: None,
             round: 0,
             sent,
@@ -61,6 +64,12 @@ impl Group {
             agreed: Asked::default(),
             broken_by: None,
         }
+    }
+
+    /// The states after a step, where it is its last, or the one before its first: a step that only the dead committed is
+    /// undone.
+    pub fn after(&self, step: u64) -> Option<&Rc<Snapshot>> {
+        [&self.current, &self.begins].into_iter().find(|states| states.step == step)
     }
 }
 

@@ -6,7 +6,8 @@
 //! 1. [`schedule`]: the job, its machines, and its faults.
 //! 2. [`world`]: what happens next; [`queue`]: in which order.
 //! 3. [`process`] and [`worker`]: a worker process, faithful to the protocol; [`exchange`]: the rounds between workers.
-//! 4. [`edge`]: sessions, the launcher and the committer as the coordinator has them, and the faults.
+//! 4. [`edge`]: sessions, the launcher and the committer as the coordinator has them, and the faults; [`succession`]: one
+//!    coordinator after another.
 //! 5. [`lineage`]: states in which every difference between two trainings shows; [`checks`]: what must hold.
 //! 6. [`trace`]: what a person reads when it did not.
 
@@ -17,6 +18,7 @@ mod lineage;
 mod process;
 mod queue;
 mod schedule;
+mod succession;
 mod trace;
 mod worker;
 mod world;

@@ -104,6 +104,13 @@ pub enum Fault {
         /// For how long, in microseconds.
         time: Time,
     },
+    /// The leading coordinator is killed, and another takes over.
+    CoordinatorDies {
+        /// For how long nobody leads, in microseconds.
+        time: Time,
+        /// At the next thing that it keeps, before it has told anybody of it; else at once.
+        keeping: bool,
+    },
     /// A worker's own error.
     Fails {
         /// Whose.
@@ -244,7 +251,8 @@ impl Schedule {
             Fault::Freeze { time, .. }
             | Fault::CutOff { time, .. }
             | Fault::Cut { time, .. }
-            | Fault::CoordinatorPauses { time } => at + time,
+            | Fault::CoordinatorPauses { time }
+            | Fault::CoordinatorDies { time, .. } => at + time,
             _ => *at,
         };
         self.faults.iter().map(end).max().unwrap_or(0)
@@ -258,6 +266,14 @@ impl Schedule {
             let at = random.random_range(0..expected * 2);
             let fault = if is_wild && random.random_bool(0.3) { self.wild(random) } else { self.rough(random) };
             self.faults.push((at, fault));
+        }
+        // One that launched its workers takes them with it.
+        if self.restarts != Restarts::ByLauncher {
+            for _ in 0..random.random_range(0..=3) {
+                let time = random.random_range(50 * MILLISECOND..8 * SECOND);
+                let fault = Fault::CoordinatorDies { time, keeping: random.random_bool(0.5) };
+                self.faults.push((random.random_range(0..expected * 2), fault));
+            }
         }
         if random.random_bool(0.2) {
             let fault = Fault::Scale(self.scale(random));

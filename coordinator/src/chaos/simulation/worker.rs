@@ -11,7 +11,6 @@ use medley_common::proto;
 use rand::Rng;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::Duration;
 
 /// How long a worker takes to look after its connection.
 const BACKOFF: [Time; 2] = [100 * MILLISECOND, 1_000 * MILLISECOND];
@@ -43,12 +42,17 @@ impl World {
         (process.session, process.known_session) = (Some(session), Some(session));
         (process.last_up, process.last_down) = (now, now);
         let received = process.received;
-        process.unacknowledged.retain(|report| report.sequence > received);
-        let again: Vec<u64> = process.unacknowledged.iter().map(|report| report.sequence).collect();
+        let again: Vec<u64> = process
+            .unacknowledged
+            .iter()
+            .map(|report| report.sequence)
+            .filter(|sequence| *sequence > received)
+            .collect();
         let joined = Joined {
             slot,
             session,
-            process_id: id as u32,
+            process_id: id as u32 + 1,
+            incarnation: format!("p{id}"),
             address: format!("p{id}"),
             host: format!("h{}", process.host),
             device: "cpu".into(),
@@ -101,7 +105,6 @@ impl World {
                 process.asked = process.asked.or(Asked { pause: true, checkpoint, ..Asked::default() });
             }
             Order::Stop { generation } if generation == current => process.asked.stop = true,
-            Order::Release => self.end(id, true),
             Order::Assign(_) | Order::Abort { .. } | Order::Pause { .. } | Order::Stop { .. } => {}
         }
     }
@@ -245,15 +248,10 @@ impl World {
         }
         process.activity = Activity::Suspended;
         process.round = None;
-        let generation = process.generation();
         self.report(id, Report::Suspended(held));
         if was_at_work && !is_pause {
             self.break_group(id);
         }
-        let settings = &self.schedule.settings;
-        let patience: Duration = settings.join + settings.recovery.reform + settings.recovery.replace;
-        let at = self.now + 4 * patience.as_micros() as Time;
-        self.queue.push(at, Happening::Despairs { process: id, generation });
     }
 
     pub(super) fn evaluated(&mut self, id: ProcessId, generation: u64) {

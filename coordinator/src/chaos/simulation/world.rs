@@ -8,7 +8,7 @@ use super::queue::{MILLISECOND, Queue, SECOND, Time};
 use super::schedule::{Fault, Restarts, Schedule, Weather};
 use super::trace::Trace;
 use super::{Outline, Violation};
-use crate::cluster::{Assignment, Cluster, Commit, Event, Joined, Outcome, Report, SessionNumber, Slot, State};
+use crate::cluster::{Assignment, Cluster, Commit, Event, Joined, Kept, Outcome, Report, SessionNumber, Slot, State};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -39,8 +39,10 @@ pub enum Happening {
     SessionSeen { process: ProcessId, session: SessionNumber },
     /// The launcher sees a process end.
     ExitSeen { process: ProcessId },
-    /// The thread that commits checkpoints is done with one.
-    Committed(Commit),
+    /// The thread that commits checkpoints is done with one, of a coordinator that may be dead.
+    Committed { commit: Commit, term: u64 },
+    /// Another coordinator takes over.
+    Succeeds { term: u64 },
     /// A worker calls Join and opens its session.
     Join { process: ProcessId },
     /// An order reaches a worker.
@@ -59,8 +61,6 @@ pub enum Happening {
     Written { process: ProcessId, generation: u64, report: Report },
     /// A process has evaluated its peers.
     Evaluated { process: ProcessId, generation: u64 },
-    /// A process that left its generation waits for no other any longer.
-    Despairs { process: ProcessId, generation: u64 },
     /// The coordinator's process is continued.
     Resumes,
     /// SIGCONT.
@@ -80,8 +80,7 @@ impl Happening {
             | Self::Round { process, .. }
             | Self::Broke { process, .. }
             | Self::Written { process, .. }
-            | Self::Evaluated { process, .. }
-            | Self::Despairs { process, .. } => Some(*process),
+            | Self::Evaluated { process, .. } => Some(*process),
             _ => None,
         }
     }
@@ -94,7 +93,7 @@ impl Happening {
                 | Self::Up { .. }
                 | Self::SessionSeen { .. }
                 | Self::ExitSeen { .. }
-                | Self::Committed(_)
+                | Self::Committed { .. }
                 | Self::Join { .. }
                 | Self::Fault(Fault::Stop | Fault::Scale(_))
         )
@@ -112,8 +111,6 @@ pub enum Order {
     Pause { generation: u64, checkpoint: bool },
     /// End after such a step.
     Stop { generation: u64 },
-    /// End now.
-    Release,
 }
 
 /// All of it.
@@ -135,6 +132,16 @@ pub struct World {
     pub(super) traps: Vec<Fault>,
     pub(super) loops: BTreeSet<Slot>,
     pub(super) commit_fails: bool,
+    /// The present coordinator's; those before it are dead.
+    pub(super) term: u64,
+    /// When it began.
+    pub(super) term_began: Time,
+    /// Until when there is none.
+    pub(super) leaderless_until: Time,
+    /// The coordinator dies when next it keeps something, and nobody leads for so long.
+    pub(super) dies_keeping: Option<Time>,
+    /// What was kept last.
+    pub(super) kept: Option<Kept>,
     pub(super) paused_until: Time,
     /// What waits for the coordinator meanwhile, in its order.
     pub(super) waiting: VecDeque<Happening>,
@@ -163,6 +170,11 @@ impl World {
             traps: Vec::new(),
             loops: BTreeSet::new(),
             commit_fails: false,
+            term: 1,
+            term_began: 0,
+            leaderless_until: 0,
+            dies_keeping: None,
+            kept: None,
             paused_until: 0,
             waiting: VecDeque::new(),
             staged: BTreeMap::new(),
@@ -221,6 +233,9 @@ impl World {
     }
 
     fn happen(&mut self, happening: Happening) {
+        if happening.is_for_coordinator() && self.now < self.leaderless_until {
+            return self.missed(happening);
+        }
         if happening.is_for_coordinator() && self.now < self.paused_until {
             return self.waiting.push_back(happening);
         }
@@ -247,7 +262,8 @@ impl World {
             Happening::Up { process, session, sequence } => self.received(process, session, sequence),
             Happening::SessionSeen { process, session } => self.session_seen(process, session),
             Happening::ExitSeen { process } => self.exit_seen(process),
-            Happening::Committed(commit) => self.checkpoint_written(&commit),
+            Happening::Committed { commit, term } => self.checkpoint_written(&commit, term),
+            Happening::Succeeds { term } => self.succeed(term),
             Happening::Join { process } => self.join(process),
             Happening::Down { process, session, order } => {
                 if self.processes[process].session == Some(session) {
@@ -278,12 +294,6 @@ impl World {
                 }
             }
             Happening::Evaluated { process, generation } => self.evaluated(process, generation),
-            Happening::Despairs { process, generation } => {
-                let waits = self.processes[process].activity == Activity::Suspended;
-                if waits && self.processes[process].generation() == generation {
-                    self.end(process, true);
-                }
-            }
             Happening::Resumes if self.now >= self.paused_until => {
                 for waiting in std::mem::take(&mut self.waiting) {
                     self.happen(waiting);
@@ -304,18 +314,23 @@ impl World {
 
     /// Tells the cluster, and does what it asks for.
     pub(super) fn tell(&mut self, event: Event) {
-        if self.outcome.is_some() || self.checks.violation.is_some() {
+        if self.outcome.is_some() || self.checks.violation.is_some() || self.now < self.leaderless_until {
             return;
         }
         self.trace.event(self.now, &event);
         let before = self.cluster.committed_step();
-        let actions = self.cluster.apply(Duration::from_micros(self.now), event);
+        let term = self.term;
+        let actions = self.cluster.apply(Duration::from_micros(self.now - self.term_began), event);
         let after = self.cluster.committed_step();
         self.checks.check(after >= before, || format!("the committed step fell from {before} to {after}"));
         if after > before {
-            self.checks.floor = after;
+            self.checks.floor = self.checks.floor.max(after);
         }
         for action in actions {
+            if self.term != term {
+                // It died before it came to this.
+                return;
+            }
             self.trace.action(self.now, &action);
             if self.outcome.is_some() {
                 self.checks.violate(format!("{action:?} was asked for after the end"));
@@ -333,6 +348,7 @@ impl World {
             if let Some(session) = session.filter(|_| is_heard && self.now >= self.paused_until) {
                 let (slot, generation) = (process.slot, process.generation());
                 self.tell(Event::Reported { slot, session, generation, report: Report::Heartbeat });
+                self.acknowledge(id);
             }
         }
         self.queue.push(self.now + self.schedule.heartbeat, Happening::Beats);
@@ -408,13 +424,14 @@ impl World {
             slot: 0,
             session: self.sessions + 1,
             process_id: 1,
+            incarnation: "p0".into(),
             address: "p0".into(),
             host: "h0".into(),
             device: "cpu".into(),
             generation: 0,
         });
         for event in [Event::Tick, joined, Event::StopRequested { reason: "late".into() }] {
-            let actions = self.cluster.apply(Duration::from_micros(self.now + SECOND), event);
+            let actions = self.cluster.apply(Duration::from_micros(self.now - self.term_began + SECOND), event);
             self.checks.check(actions.is_empty(), || format!("asked for after the end: {actions:?}"));
         }
     }

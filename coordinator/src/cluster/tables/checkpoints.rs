@@ -24,8 +24,6 @@ fn a_checkpoint_that_is_not_written_is_a_warning_and_the_next_one_counts() {
           -> log completed worker-0
         28 w1 completes steps
           -> log completed worker-1
-          -> release w0
-          -> release w1
           -> log finished at 0: completed after step 0
           -> finish completed 0
         ",
@@ -77,8 +75,6 @@ fn a_run_whose_last_checkpoint_is_not_written_has_failed() {
           -> log completed worker-0
         26 w1 completes steps
           -> log completed worker-1
-          -> release w0
-          -> release w1
           -> log step 2
           -> log finished at 2: trained to step 2, but the last checkpoint, of step 2, was not written by worker 0: disk full; there is none before it
           -> finish failed 1
@@ -109,8 +105,6 @@ fn a_stopped_run_whose_last_checkpoint_is_not_committed_has_failed() {
           -> log completed worker-0
         26 w1 completes stopped
           -> log completed worker-1
-          -> release w0
-          -> release w1
           -> log step 2
         30 not-committed 2
           -> log warning the checkpoint of step 2 was not committed: disk full; the last good one is of step 1; make room or mend access there
@@ -140,7 +134,6 @@ fn a_last_checkpoint_that_is_never_committed_is_not_waited_for_without_end() {
           -> commit step 2 of 1 files
         25 w0 completes steps
           -> log completed worker-0
-          -> release w0
           -> log step 2
         60024 tick
         60025 tick

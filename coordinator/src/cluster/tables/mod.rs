@@ -45,15 +45,34 @@ fn play(settings: Settings, script: &str) {
 }
 
 fn play_with(cluster: &mut Cluster, script: &str) {
+    play_on(cluster, &mut Lives::default(), script);
+}
+
+/// What the slots have seen so far.
+#[derive(Default)]
+struct Lives {
+    /// Sessions of a slot.
+    sessions: [SessionNumber; 32],
+    /// Processes of a slot that joined.
+    processes: [u32; 32],
+}
+
+impl Lives {
+    /// The process that joined last.
+    fn process_id(&self, slot: Slot) -> u32 {
+        100 * self.processes[slot as usize] + slot
+    }
+}
+
+fn play_on(cluster: &mut Cluster, lives: &mut Lives, script: &str) {
     let mut actual = String::new();
-    let mut sessions: Vec<SessionNumber> = vec![0; 32];
     for line in script.lines().map(str::trim) {
         let Some((time, event)) = line.split_once(' ').filter(|(time, _)| *time != "->") else {
             continue;
         };
         let now = Duration::from_millis(time.parse().unwrap());
         actual += &format!("{line}\n");
-        for action in cluster.apply(now, parse(event.trim(), cluster.generation().max(1), &mut sessions)) {
+        for action in cluster.apply(now, parse(event.trim(), cluster.generation().max(1), lives)) {
             actual += &format!("  -> {}\n", describe(&action));
         }
     }
@@ -64,7 +83,7 @@ fn play_with(cluster: &mut Cluster, script: &str) {
     assert_eq!(normal(&actual), normal(script), "\nplayed:\n{actual}");
 }
 
-fn parse(text: &str, generation: u64, sessions: &mut [SessionNumber]) -> Event {
+fn parse(text: &str, generation: u64, lives: &mut Lives) -> Event {
     let words: Vec<&str> = text.split_whitespace().collect();
     if words == ["tick"] {
         return Event::Tick;
@@ -88,22 +107,24 @@ fn parse(text: &str, generation: u64, sessions: &mut [SessionNumber]) -> Event {
         None => (words[0].trim_start_matches('w').parse().unwrap(), generation),
     };
     let number = |index: usize| words[index].parse::<u64>().unwrap();
-    let session = sessions[slot as usize];
+    let session = lives.sessions[slot as usize];
     let report = |report| Event::Reported { slot, session, generation, report };
     match words[1] {
-        // `w1 joins`: a new process; `w1 returns`: the same one over another session.
-        "joins" | "returns" => {
-            let is_new = words[1] == "joins";
-            sessions[slot as usize] += 1;
-            let process_id = 100 * sessions[slot as usize] as u32 + slot;
+        // `w1 joins`: a new process; `w1 returns`: the same one over another session; `w1/2 comes-back`: a process of
+        // generation 2 that the present coordinator has never heard of.
+        "joins" | "returns" | "comes-back" => {
+            lives.sessions[slot as usize] += 1;
+            lives.processes[slot as usize] += u32::from(words[1] == "joins");
+            let process_id = if words[1] == "comes-back" { 99 } else { lives.process_id(slot) };
             Event::Joined(Joined {
                 slot,
-                session: sessions[slot as usize],
-                process_id: if is_new { process_id } else { process_id - 100 },
+                session: lives.sessions[slot as usize],
+                process_id,
+                incarnation: process_id.to_string(),
                 address: format!("h:{slot}"),
                 host: "h".into(),
                 device: "cpu".into(),
-                generation: if is_new { 0 } else { generation },
+                generation: if words[1] == "joins" { 0 } else { generation },
             })
         }
         "ready" => report(Report::Ready(proto::Ready {
@@ -147,8 +168,10 @@ fn parse(text: &str, generation: u64, sessions: &mut [SessionNumber]) -> Event {
         // `w0 leaves STEP hosting P,P keeping P@STEP,P [prepared|paused|missing RANK]`
         "leaves" => report(Report::Suspended(suspended(&words))),
         "session-ends" => Event::SessionLost { slot, session, reason: "reset".into() },
-        "exits" => Event::Exited {
+        // The last that joined, or the one after it, which has not.
+        "exits" | "exits-early" => Event::Exited {
             slot,
+            process_id: lives.process_id(slot) + if words[1] == "exits" { 0 } else { 100 },
             status: words[2].replace('_', " "),
             last_words: words.get(3).map(|words| words.replace('_', " ")),
         },
@@ -193,7 +216,6 @@ fn describe(action: &Action) -> String {
         Action::Start { slot } => format!("start w{slot}"),
         Action::Keep(_) => "keep".into(),
         Action::SendStop { slot, .. } => format!("stop w{slot}"),
-        Action::Release { slot, .. } => format!("release w{slot}"),
         Action::CommitCheckpoint(commit) => {
             format!("commit step {} of {} files", commit.step, commit.files.len())
         }
@@ -278,8 +300,6 @@ fn a_job_runs_to_its_end() {
           -> log completed worker-0
         26 w1 completes steps
           -> log completed worker-1
-          -> release w0
-          -> release w1
           -> log step 2
         27 w0 session-ends
         28 w0 exits with_exit_status_0
@@ -298,9 +318,9 @@ fn every_tenth_step_and_the_last_are_logged() {
     one.log_every = 10;
     let mut cluster = Cluster::new(one);
     let mut logged = Vec::new();
-    let mut sessions = [0];
+    let mut lives = Lives::default();
     for event in ["w0 joins", "w0 ready", "w0 steps 1 25", "w0 completes steps"] {
-        for action in cluster.apply(Duration::ZERO, parse(event, 1, &mut sessions)) {
+        for action in cluster.apply(Duration::ZERO, parse(event, 1, &mut lives)) {
             if let Action::Record(JobEvent::Step(step)) = action {
                 logged.push(step.step);
             }

@@ -272,13 +272,13 @@ fn a_crash_loop_backs_off_and_names_the_first_error() {
           -> log lost worker-0
           -> dismiss w0
           -> start w0
-        20 w0 exits with_exit_status_1 no_such_file
+        20 w0 exits-early with_exit_status_1 no_such_file
           -> log lost worker-0
           -> dismiss w0
         119 tick
         120 tick
           -> start w0
-        130 w0 exits with_exit_status_1 no_such_file
+        130 w0 exits-early with_exit_status_1 no_such_file
           -> log lost worker-0
           -> kill all
           -> log finished at 0: gave up after 3 losses in a row without a committed step (recovery.attempts); the first: worker 0 failed: out of memory
@@ -329,14 +329,70 @@ fn a_worker_lost_in_the_last_evaluation_is_replaced_and_its_peer_evaluated() {
           -> assign w1 rank 1 of generation 2: peers [1] after 25, shared of rank 0, 0 of rank 0, 1 of rank 0
         70 w0 completes steps
           -> log completed worker-0
-          -> log recovered from [\"worker-1\"] at 25, 0 again, 30 ms
         80 w1 completes steps
           -> log completed worker-1
-          -> release w0
-          -> release w1
+          -> log recovered from [\"worker-1\"] at 25, 0 again, 40 ms
           -> log finished at 25: completed after step 25
           -> finish completed 0
         "
         ),
     );
+}
+
+#[test]
+fn in_continue_mode_one_of_two_lost_workers_takes_its_share_back_alone() {
+    let mut script = String::new();
+    for slot in 0..4 {
+        script += &format!("0 w{slot} joins\n  -> log joined worker-{slot}\n");
+    }
+    script += "
+          -> log generation 1 after 0
+          -> keep
+          -> assign w0 rank 0 of generation 1: peers [0]
+          -> assign w1 rank 1 of generation 1: peers [1]
+          -> assign w2 rank 2 of generation 1: peers [2]
+          -> assign w3 rank 3 of generation 1: peers [3]
+        10 w0 ready
+        10 w1 ready
+        10 w2 ready
+        10 w3 ready
+          -> log ready
+          -> keep
+        30 w1 exits by_signal_9_(SIGKILL)
+        30 w1 session-ends
+          -> log lost worker-1
+          -> dismiss w1
+          -> abort w0 of generation 1
+          -> abort w2 of generation 1
+          -> abort w3 of generation 1
+          -> start w1
+        31 w3 exits by_signal_9_(SIGKILL)
+        31 w3 session-ends
+          -> log lost worker-3
+          -> dismiss w3
+          -> start w3
+        40 w0 leaves 0 hosting 0 keeping 3
+        41 w2 leaves 0 hosting 2 keeping 1
+          -> log generation 2 after 0
+          -> keep
+          -> assign w0 rank 0 of generation 2: peers [0] after 0, shared of rank 0, 0 of rank 0, 2 of rank 1
+          -> assign w2 rank 1 of generation 2: peers [2] after 0, shared of rank 0, 0 of rank 0, 2 of rank 1
+        50 w0 ready
+        50 w2 ready
+        900 w1 joins
+          -> log joined worker-1
+          -> pause w0
+          -> pause w2
+        910 w0 leaves 4 hosting 0 keeping 2,3@0 paused
+        911 w2 leaves 4 hosting 2 keeping 0,1@0 paused
+          -> log generation 3 after 4
+          -> keep
+          -> assign w0 rank 0 of generation 3: peers [0] after 4, shared of rank 0, 0 of rank 0, 1 of rank 1, 2 of rank 1
+          -> assign w2 rank 1 of generation 3: peers [2] after 4, shared of rank 0, 0 of rank 0, 1 of rank 1, 2 of rank 1
+          -> assign w1 rank 2 of generation 3: peers [1] after 4, shared of rank 0, 0 of rank 0, 1 of rank 1, 2 of rank 1
+        920 w0 ready
+        920 w2 ready
+        920 w1 ready
+        ";
+    play(bearing(4, |settings| settings.recovery.mode = RecoveryMode::Continue), &script);
 }

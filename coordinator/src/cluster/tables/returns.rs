@@ -241,3 +241,44 @@ fn a_worker_that_was_away_when_it_was_assigned_is_told_when_it_returns() {
         ",
     );
 }
+
+#[test]
+fn a_worker_that_missed_a_generation_which_is_over_learns_of_it_and_leaves_it() {
+    after_a_loss(
+        |_| (),
+        "
+        40 w0 leaves 1 hosting 0 keeping 2
+        41 w2 leaves 1 hosting 2 keeping 1
+        42 w2 session-ends
+        500 w1 joins
+          -> log joined worker-1
+          -> log generation 2 after 1
+          -> keep
+          -> assign w0 rank 0 of generation 2: peers [0] after 1, shared of rank 0, 0 of rank 0, 1 of rank 2, 2 of rank 2
+          -> assign w1 rank 1 of generation 2: peers [1] after 1, shared of rank 0, 0 of rank 0, 1 of rank 2, 2 of rank 2
+          -> assign w2 rank 2 of generation 2: peers [2] after 1, shared of rank 0, 0 of rank 0, 1 of rank 2, 2 of rank 2
+        510 w1 exits by_signal_9_(SIGKILL)
+        510 w1 session-ends
+          -> log lost worker-1
+          -> dismiss w1
+          -> abort w0 of generation 2
+          -> abort w2 of generation 2
+        600 w2/1 returns
+          -> assign w2 rank 2 of generation 2: peers [2] after 1, shared of rank 0, 0 of rank 0, 1 of rank 2, 2 of rank 2
+          -> abort w2 of generation 2
+        610 w2 leaves 1 hosting 2 keeping 1
+          -> start w1
+        ",
+    );
+}
+
+#[test]
+fn a_process_that_ended_and_was_dealt_with_is_not_taken_for_its_successor() {
+    after_a_loss(
+        |_| (),
+        "
+        35 w1 exits by_signal_9_(SIGKILL)
+        40 w0 leaves 1 hosting 0 keeping 2
+        ",
+    );
+}

@@ -209,3 +209,57 @@ fn a_peer_that_was_to_join_when_the_exchange_failed_joins_all_the_same() {
         ),
     );
 }
+
+#[test]
+fn a_peer_that_is_to_leave_stays_where_a_loss_comes_first_until_a_checkpoint_holds_it() {
+    let mut four = settings(4);
+    four.cohort.peers = 4;
+    four.recovery.attempts = 2;
+    let mut script = String::new();
+    for slot in 0..4 {
+        script += &format!("0 w{slot} joins\n  -> log joined worker-{slot}\n");
+    }
+    script += "
+          -> log generation 1 after 0
+          -> keep
+          -> assign w0 rank 0 of generation 1: peers [0]
+          -> assign w1 rank 1 of generation 1: peers [1]
+          -> assign w2 rank 2 of generation 1: peers [2]
+          -> assign w3 rank 3 of generation 1: peers [3]
+        10 w0 ready
+        10 w1 ready
+        10 w2 ready
+        10 w3 ready
+          -> log ready
+          -> keep
+        20 scale 3
+          -> keep
+          -> pause w0 with a checkpoint
+          -> pause w1 with a checkpoint
+          -> pause w2 with a checkpoint
+          -> pause w3 with a checkpoint
+        30 w1 exits by_signal_9_(SIGKILL)
+        30 w1 session-ends
+          -> log lost worker-1
+          -> dismiss w1
+          -> abort w0 of generation 1
+          -> abort w2 of generation 1
+          -> abort w3 of generation 1
+          -> start w1
+        40 w0 leaves 0 hosting 0 keeping 3
+        41 w2 leaves 0 hosting 2 keeping 1
+        42 w3 leaves 0 hosting 3 keeping 2
+          -> log generation 2 after 0
+          -> keep
+          -> assign w0 rank 0 of generation 2: peers [0, 1] after 0, shared of rank 0, 0 of rank 0, 1 of rank 1, 2 of rank 1, 3 of rank 2
+          -> assign w2 rank 1 of generation 2: peers [2] after 0, shared of rank 0, 0 of rank 0, 1 of rank 1, 2 of rank 1, 3 of rank 2
+          -> assign w3 rank 2 of generation 2: peers [3] after 0, shared of rank 0, 0 of rank 0, 1 of rank 1, 2 of rank 1, 3 of rank 2
+        50 w0 ready
+        50 w2 ready
+        50 w3 ready
+          -> pause w0 with a checkpoint
+          -> pause w2 with a checkpoint
+          -> pause w3 with a checkpoint
+        ";
+    play(four, &script);
+}

@@ -22,8 +22,6 @@ fn ctrl_c_stops_with_a_checkpoint() {
           -> log completed worker-0
         50 w1 completes stopped
           -> log completed worker-1
-          -> release w0
-          -> release w1
           -> log step 4
         60 committed 4
           -> log checkpoint 4
@@ -66,8 +64,6 @@ fn a_signal_that_comes_twice_at_once_is_one_request() {
           -> log completed worker-0
         50 w1 completes stopped
           -> log completed worker-1
-          -> release w0
-          -> release w1
           -> log step 1
         1029 stop SIGTERM
         1040 committed 1
@@ -92,8 +88,6 @@ fn a_stop_asked_for_at_the_end_leaves_the_last_checkpoint_its_time() {
           -> log completed worker-0
         50 w1 completes steps
           -> log completed worker-1
-          -> release w0
-          -> release w1
           -> log step 1
         60 stop Ctrl-C
         1060 stop Ctrl-C
