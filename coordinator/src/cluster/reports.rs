@@ -8,6 +8,9 @@ use medley_common::summary::Evaluation;
 use medley_common::{exit, proto};
 use std::collections::BTreeSet;
 
+/// Splits, protocols and numbers of users that a run evaluates by: far fewer than these.
+const MOST_PROTOCOLS: usize = 1_024;
+
 impl Cluster {
     /// Takes in a report; whether nothing can follow from it that the next tick does not notice as well.
     pub(super) fn reported(
@@ -166,6 +169,9 @@ impl Cluster {
         }
         if let Some(hash) = &evaluation.candidates_hash {
             let key = (evaluation.split.clone(), evaluation.protocol.clone(), evaluation.users);
+            if self.candidates.len() >= MOST_PROTOCOLS && !self.candidates.contains_key(&key) {
+                return self.fail(format!("worker {slot} evaluates by too many protocols"), exit::FAILURE, actions);
+            }
             let (first, expected) = self.candidates.entry(key).or_insert_with(|| (slot, hash.clone()));
             if expected != hash {
                 let message = format!(

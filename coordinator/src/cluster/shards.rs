@@ -7,6 +7,9 @@ use medley_common::manifest::ManifestFile;
 use medley_common::run_directory;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Workers write one checkpoint after the other: of so many unfinished ones the oldest are given up.
+const MOST_OPEN: usize = 1_024;
+
 /// Checkpoints that some workers have written and some have not.
 #[derive(Debug)]
 pub struct ShardGatherer {
@@ -77,6 +80,9 @@ impl ShardGatherer {
     fn report(&mut self, slot: Slot, step: u64) -> Option<&mut Open> {
         if self.newest.is_some_and(|newest| step <= newest) {
             return None;
+        }
+        if self.open.len() >= MOST_OPEN && !self.open.contains_key(&step) {
+            self.open.pop_first();
         }
         let open = self.open.entry(step).or_default();
         open.reported.insert(slot).then_some(open)

@@ -23,6 +23,9 @@ const REQUESTS: usize = 16;
 /// Places for workers that a job can have at all; how many it does is the cluster's to say.
 const MOST_SLOTS: u32 = 65_536;
 
+/// A small job may be asked to grow to so many workers: their connections are allowed from the beginning.
+const ROOM: u32 = 256;
+
 /// Messages of workers that may wait for the cluster; beyond them the workers wait.
 const EVENTS: usize = 4096;
 
@@ -55,7 +58,7 @@ pub fn assemble(parts: Parts, listener: Listener) -> Result<(Driver, mpsc::Sende
         job: job.clone(),
         token,
         slots: MOST_SLOTS,
-        workers: cluster.slots(),
+        workers: cluster.slots().max(ROOM),
         heartbeat: Duration::from_millis(config.launch.heartbeat_ms),
         death: Duration::from_millis(config.launch.death_ms),
     };
