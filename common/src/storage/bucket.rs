@@ -154,20 +154,20 @@ impl Bucket {
 
     /// Writes a small object that is not there yet.
     pub fn create(&self, key: &str, bytes: &[u8]) -> Result<(), StorageError> {
-        let (client, path, bytes) = (Arc::clone(&self.client), self.path(key), bytes.to_vec());
+        let (client, path, payload) = (Arc::clone(&self.client), self.path(key), PutPayload::from(bytes.to_vec()));
         self.ask(key, "write", async move {
-            match client.put_opts(&path, PutPayload::from(bytes.clone()), PutMode::Create.into()).await {
-                // A server without conditional writes: who looks first and is the only leader writes it once all the same.
-                Err(object_store::Error::NotImplemented { .. }) => match client.head(&path).await {
-                    Err(object_store::Error::NotFound { .. }) => {
-                        client.put(&path, PutPayload::from(bytes)).await.map(drop)
-                    }
-                    Err(error) => Err(error),
-                    Ok(_) => Err(object_store::Error::AlreadyExists {
-                        path: path.to_string(),
-                        source: "it was found there".into(),
-                    }),
-                },
+            // Some servers know no conditional writes, and some of those do not even say so. A look beforehand leaves a moment
+            // to two coordinators of which one does not know yet that it is deposed.
+            match client.head(&path).await {
+                Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+                Ok(_) => {
+                    let source = "it was found there".into();
+                    return Err(object_store::Error::AlreadyExists { path: path.to_string(), source });
+                }
+            }
+            match client.put_opts(&path, payload.clone(), PutMode::Create.into()).await {
+                Err(object_store::Error::NotImplemented { .. }) => client.put(&path, payload).await.map(drop),
                 written => written.map(drop),
             }
         })

@@ -3,14 +3,14 @@
 use super::server::{BUCKET, Server};
 use super::{committed, hashes, local, terminate, warnings};
 use medley_common::exit;
-use medley_common::manifest::{self, Manifest};
-use medley_common::storage::LATEST;
+use medley_common::manifest::{self, Manifest, ManifestFile, TrainingState};
+use medley_common::storage::{Attempt, LATEST, Storage, StorageError};
 use medley_common::summary::Evaluation;
 use medley_integration_tests::{Bench, summary, text, until, wait};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 fn place(prefix: &str) -> String {
     format!("output.checkpoints=s3://{BUCKET}/{prefix}")
@@ -103,6 +103,52 @@ fn reading_commands_read_it(bench: &Bench, server: &Server, run: &Path, objects:
     let output = medley(bench, server, &["run", "--resume", "run"]);
     assert_eq!(output.status.code(), Some(exit::BAD_INPUT));
     assert!(text(&output.stderr).contains(&checkpoint), "{}", text(&output.stderr));
+}
+
+/// Set for the process that this test starts of itself, since who asks a bucket, and where, is in the environment.
+const PLACE: &str = "MEDLEY_TEST_BUCKET";
+
+#[test]
+fn a_checkpoint_in_a_bucket_is_never_replaced_and_its_name_never_goes_back() {
+    if let Ok(place) = std::env::var(PLACE) {
+        return never_replaced(&place);
+    }
+    let bench = Bench::small();
+    let server = Server::start(&bench.path().join("objects"));
+    let mut again = Command::new(std::env::current_exe().expect("this test"));
+    again.args(["--exact", "bucket::a_checkpoint_in_a_bucket_is_never_replaced_and_its_name_never_goes_back"]);
+    again.env(PLACE, format!("s3://{BUCKET}/fenced"));
+    let output = server.introduce(&mut again).output().expect("it starts");
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    let named = fs::read_to_string(server.directory("fenced").join(LATEST)).expect("a name");
+    assert_eq!((named.as_str(), kept(&server.directory("fenced")).len()), ("step-20\n", 2));
+}
+
+fn never_replaced(place: &str) {
+    let storage = Storage::of_run(Path::new("."), place).expect("a bucket");
+    let put = |step, generation, contents: &[u8]| {
+        let attempt = Attempt { step, generation };
+        storage.put(attempt, "shared.safetensors", contents).expect("it is written");
+        let (bytes, sha256) = storage.measure(attempt, "shared.safetensors").expect("it is there");
+        let files = vec![ManifestFile { name: "shared.safetensors".into(), bytes, sha256 }];
+        let manifest: Manifest = serde_json::from_value(serde_json::json!({
+            "format": manifest::FORMAT, "version": "", "job": "job", "generation": generation, "step": step, "peers": 1,
+            "config_hash": "", "data_hash": "", "state": TrainingState::default(), "files": files,
+        }))
+        .expect("a manifest");
+        storage.commit(attempt, &manifest)
+    };
+    let read = |step| storage.open(step).and_then(|stored| stored.read("shared.safetensors")).expect("a checkpoint");
+    put(10, 1, b"first").expect("the step is free");
+    put(20, 1, b"later").expect("the step is free");
+    let error = put(10, 2, b"second").expect_err("the step has a checkpoint");
+    assert!(matches!(error, StorageError::Exists { .. }) && !error.to_string().contains('\n'), "{error}");
+    assert_eq!(read(10), b"first");
+    storage.set_aside(10).expect("it can be");
+    put(10, 2, b"second").expect("the step is free again");
+    assert_eq!(read(10), b"second");
+    storage.set_latest(20).expect("a name");
+    storage.set_latest(10).expect("no other name");
 }
 
 #[test]
