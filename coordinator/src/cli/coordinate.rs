@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 ///
 /// For clusters: workers are started by somebody else (`medley-worker work --standalone`, with the addresses of all
 /// coordinators), and several coordinators share an etcd store (`store.kind` of the configuration) and the run directory. One
-/// leads; when it dies another takes over within a lease, and training does not stop meanwhile. SIGTERM hands the job
+/// leads; when it dies another takes over once its lease has run out, and training does not stop meanwhile. SIGTERM hands the job
 /// on to another coordinator; Ctrl-C stops it with a checkpoint.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
