@@ -1,15 +1,59 @@
 //! How a job ends: the outcomes, and what is done on the way to them.
 
 use super::losses::Loss;
-use super::machine::{Cluster, State, Worker};
+use super::machine::{Cluster, State, Stop, Worker};
 use super::messages::{Action, Outcome, Slot, worker_log, worker_name};
 use medley_common::events::Event as JobEvent;
 use medley_common::exit;
+use std::time::Duration;
 
 const FAILED: &str = "failed";
 const STOPPED: &str = "stopped";
 
+/// A terminal or `timeout` may signal the process and its group: within this, signals are one request to stop.
+const ONE_REQUEST: Duration = Duration::from_secs(1);
+
 impl Cluster {
+    pub(super) fn stop_requested(&mut self, reason: String, actions: &mut Vec<Action>) {
+        let now = self.now;
+        let is_repeated = match &self.stop {
+            Some(stop) if now - stop.asked < ONE_REQUEST => return,
+            stop => stop.is_some(),
+        };
+        self.is_hurried |= is_repeated;
+        match &mut self.state {
+            State::Joining { .. } => self.settle_stopped(&reason, actions),
+            State::Running { .. } | State::Reforming(_) if is_repeated => {
+                self.settle_stopped(&format!("{reason}, a second time"), actions);
+            }
+            State::Running { .. } | State::Reforming(_) => {}
+            // The end is certain, and a checkpoint may be on its way: only who asks again does not want it.
+            State::Settling { until, .. } if is_repeated => *until = now,
+            State::Settling { .. } | State::Ended => {}
+        }
+        if is_repeated && let State::Settling { until, .. } = &mut self.state {
+            *until = now;
+        }
+        if self.stop.is_none() {
+            let until = now + self.settings.stop;
+            self.stop = Some(Stop { reason, asked: now, until });
+            if matches!(self.state, State::Running { .. }) {
+                self.send_stop(actions);
+            }
+        }
+    }
+
+    /// Passes a request to stop on to the members of a generation.
+    pub(super) fn send_stop(&self, actions: &mut Vec<Action>) {
+        let Some(stop) = &self.stop else { return };
+        let at_work = self.workers.iter().filter(|(_, worker)| worker.member().is_some() && !worker.has_completed());
+        actions.extend(at_work.map(|(slot, _)| Action::SendStop {
+            slot: *slot,
+            generation: self.generation,
+            reason: stop.reason.clone(),
+        }));
+    }
+
     pub(super) fn fail_to_join(&mut self, actions: &mut Vec<Action>) {
         let missing: Vec<Slot> = (0..self.wanted_workers).filter(|slot| !self.workers.contains_key(slot)).collect();
         let message = format!(

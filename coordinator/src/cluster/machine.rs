@@ -15,9 +15,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A terminal or `timeout` may signal the process and its group: within this, signals are one request to stop.
-const ONE_REQUEST: Duration = Duration::from_secs(1);
-
 /// How long the launcher may take to say how a process ended that is gone.
 const STATUS: Duration = Duration::from_millis(40);
 
@@ -313,46 +310,6 @@ impl Cluster {
     /// Slots that may be filled.
     pub fn slots(&self) -> u32 {
         self.wanted_workers.max(self.settings.workers) + self.settings.spares
-    }
-
-    fn stop_requested(&mut self, reason: String, actions: &mut Vec<Action>) {
-        let now = self.now;
-        let is_repeated = match &self.stop {
-            Some(stop) if now - stop.asked < ONE_REQUEST => return,
-            stop => stop.is_some(),
-        };
-        self.is_hurried |= is_repeated;
-        match &mut self.state {
-            State::Joining { .. } => self.settle_stopped(&reason, actions),
-            State::Running { .. } | State::Reforming(_) if is_repeated => {
-                self.settle_stopped(&format!("{reason}, a second time"), actions);
-            }
-            State::Running { .. } | State::Reforming(_) => {}
-            // The end is certain, and a checkpoint may be on its way: only who asks again does not want it.
-            State::Settling { until, .. } if is_repeated => *until = now,
-            State::Settling { .. } | State::Ended => {}
-        }
-        if is_repeated && let State::Settling { until, .. } = &mut self.state {
-            *until = now;
-        }
-        if self.stop.is_none() {
-            let until = now + self.settings.stop;
-            self.stop = Some(Stop { reason, asked: now, until });
-            if matches!(self.state, State::Running { .. }) {
-                self.send_stop(actions);
-            }
-        }
-    }
-
-    /// Passes a request to stop on to the members of a generation.
-    pub(super) fn send_stop(&self, actions: &mut Vec<Action>) {
-        let Some(stop) = &self.stop else { return };
-        let at_work = self.workers.iter().filter(|(_, worker)| worker.member().is_some() && !worker.has_completed());
-        actions.extend(at_work.map(|(slot, _)| Action::SendStop {
-            slot: *slot,
-            generation: self.generation,
-            reason: stop.reason.clone(),
-        }));
     }
 
     /// Moves to the next state where what the present one waits for has come or is overdue; whether it moved.

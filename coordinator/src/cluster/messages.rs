@@ -1,14 +1,15 @@
 //! What the cluster is told, and what it asks for.
 
 use super::cohort::{CohortPlan, NewPeer};
-use super::origins::{Origin, Start};
+use super::origins::Start;
+use super::takeover::Kept;
 use medley_common::config::RecoveryMode;
 use medley_common::events::{Event as JobEvent, StepEvent};
 use medley_common::manifest::ManifestFile;
 use medley_common::proto;
 use medley_common::summary::Evaluation;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -346,57 +347,6 @@ pub struct Member {
     pub buddy: u32,
     /// Its process; see [`Joined::incarnation`].
     pub incarnation: String,
-}
-
-/// What a coordinator that takes a job over must know of it.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Kept {
-    /// The generation that was formed last.
-    pub generation: u64,
-    /// Its workers.
-    pub members: Vec<Member>,
-    /// Steps that are committed, as far as that was known when this was kept.
-    pub step: u64,
-    /// Where the generation began, for members that its coordinator did not live to tell.
-    pub start: Option<Start>,
-    /// The step of the last checkpoint that was committed then; 0 for none.
-    pub checkpoint_step: u64,
-    /// Where those of its peers came from that have taken no step since.
-    pub came: BTreeMap<u32, Origin>,
-    /// T, and how it changes.
-    pub cohort: CohortPlan,
-    /// Workers that are to host peers.
-    pub workers: u32,
-    /// Peers that left, and the checkpoint that holds them.
-    pub parked: BTreeMap<u32, String>,
-    /// What the workers agreed on when they met; absent until they have.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ready: Option<KeptReady>,
-}
-
-/// What is kept of [`proto::Ready`].
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct KeptReady {
-    /// Hash of the interaction data.
-    pub data_hash: String,
-    /// Steps to train.
-    pub total_steps: u64,
-    /// Rows that every batch has at least.
-    pub fewest_rows: u64,
-}
-
-impl KeptReady {
-    /// What is kept of a report.
-    pub fn of(ready: &proto::Ready) -> Self {
-        let proto::Ready { data_hash, total_steps, fewest_rows, .. } = ready;
-        Self { data_hash: data_hash.clone(), total_steps: *total_steps, fewest_rows: *fewest_rows }
-    }
-
-    /// As much of the report as was kept.
-    pub fn ready(&self) -> proto::Ready {
-        let Self { data_hash, total_steps, fewest_rows } = self.clone();
-        proto::Ready { data_hash, total_steps, fewest_rows, ..proto::Ready::default() }
-    }
 }
 
 /// A checkpoint whose files are all written.

@@ -5,10 +5,10 @@ use super::exchange::Group;
 use super::lineage::Snapshot;
 use super::process::{Activity, Process, ProcessId};
 use super::queue::{MILLISECOND, Queue, SECOND, Time};
-use super::schedule::{Fault, Restarts, Schedule, Weather};
+use super::schedule::{Fault, Restarts, Schedule};
 use super::trace::Trace;
 use super::{Outline, Violation};
-use crate::cluster::{Assignment, Cluster, Commit, Event, Joined, Kept, Outcome, Report, SessionNumber, Slot, State};
+use crate::cluster::{Assignment, Cluster, Commit, Event, Kept, Outcome, Report, SessionNumber, Slot, State};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -400,57 +400,6 @@ impl World {
     pub(super) fn soon(&mut self) -> Time {
         let [least, most] = self.schedule.latency;
         self.now + self.random.random_range(least..=most)
-    }
-
-    fn check_end(&mut self) {
-        let Some(outcome) = self.outcome.clone() else {
-            return self.checks.violate("nothing is left to happen, and the job has not ended".into());
-        };
-        let plain = !outcome.message.is_empty() && !outcome.message.contains('\n');
-        self.checks.check(plain, || format!("the message is not one line: {:?}", outcome.message));
-        if outcome.outcome == "completed" || outcome.outcome == "early-stopping" {
-            self.check_completed(&outcome);
-        } else if self.schedule.weather != Weather::Wild {
-            self.checks.violate(format!("a job that can go on ended as {}: {}", outcome.outcome, outcome.message));
-        }
-        if self.schedule.weather == Weather::Calm {
-            let generations = self.checks.generations;
-            let scheduled = self.schedule.settings.cohort.changes.len() + self.schedule.settings.spares as usize;
-            self.checks.check(generations <= 1 + scheduled as u64, || {
-                format!("nothing befell the job, and it took {generations} generations")
-            });
-        }
-        let joined = Event::Joined(Joined {
-            slot: 0,
-            session: self.sessions + 1,
-            process_id: 1,
-            incarnation: "p0".into(),
-            address: "p0".into(),
-            host: "h0".into(),
-            device: "cpu".into(),
-            generation: 0,
-        });
-        for event in [Event::Tick, joined, Event::StopRequested { reason: "late".into() }] {
-            let actions = self.cluster.apply(Duration::from_micros(self.now - self.term_began + SECOND), event);
-            self.checks.check(actions.is_empty(), || format!("asked for after the end: {actions:?}"));
-        }
-    }
-
-    fn check_completed(&mut self, outcome: &Outcome) {
-        let end = self.last_step();
-        self.checks.check(outcome.step == end, || format!("completed after step {} of {end}", outcome.step));
-        let last = self.cluster.generation();
-        let Some(group) = self.groups.get(&last) else {
-            return self.checks.violate("the job completed without a generation".into());
-        };
-        let mut found = BTreeMap::new();
-        for process in &self.processes {
-            if process.generation() == last && process.activity != Activity::Suspended {
-                found.extend(process.holdings.hosted.iter().map(|(peer, state)| (*peer, *state)));
-            }
-        }
-        let expected = group.current.peers.clone();
-        self.checks.check(found == expected, || format!("the peers ended as {found:?}, not as {expected:?}"));
     }
 
     /// The step at which training ends.

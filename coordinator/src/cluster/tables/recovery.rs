@@ -341,23 +341,7 @@ fn a_worker_lost_in_the_last_evaluation_is_replaced_and_its_peer_evaluated() {
 
 #[test]
 fn in_continue_mode_one_of_two_lost_workers_takes_its_share_back_alone() {
-    let mut script = String::new();
-    for slot in 0..4 {
-        script += &format!("0 w{slot} joins\n  -> log joined worker-{slot}\n");
-    }
-    script += "
-          -> log generation 1 after 0
-          -> keep
-          -> assign w0 rank 0 of generation 1: peers [0]
-          -> assign w1 rank 1 of generation 1: peers [1]
-          -> assign w2 rank 2 of generation 1: peers [2]
-          -> assign w3 rank 3 of generation 1: peers [3]
-        10 w0 ready
-        10 w1 ready
-        10 w2 ready
-        10 w3 ready
-          -> log ready
-          -> keep
+    let rest = "
         30 w1 exits by_signal_9_(SIGKILL)
         30 w1 session-ends
           -> log lost worker-1
@@ -394,5 +378,5 @@ fn in_continue_mode_one_of_two_lost_workers_takes_its_share_back_alone() {
         920 w2 ready
         920 w1 ready
         ";
-    play(bearing(4, |settings| settings.recovery.mode = RecoveryMode::Continue), &script);
+    play(bearing(4, |settings| settings.recovery.mode = RecoveryMode::Continue), &format!("{FOUR}{rest}"));
 }

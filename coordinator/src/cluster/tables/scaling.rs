@@ -215,23 +215,7 @@ fn a_peer_that_is_to_leave_stays_where_a_loss_comes_first_until_a_checkpoint_hol
     let mut four = settings(4);
     four.cohort.peers = 4;
     four.recovery.attempts = 2;
-    let mut script = String::new();
-    for slot in 0..4 {
-        script += &format!("0 w{slot} joins\n  -> log joined worker-{slot}\n");
-    }
-    script += "
-          -> log generation 1 after 0
-          -> keep
-          -> assign w0 rank 0 of generation 1: peers [0]
-          -> assign w1 rank 1 of generation 1: peers [1]
-          -> assign w2 rank 2 of generation 1: peers [2]
-          -> assign w3 rank 3 of generation 1: peers [3]
-        10 w0 ready
-        10 w1 ready
-        10 w2 ready
-        10 w3 ready
-          -> log ready
-          -> keep
+    let rest = "
         20 scale 3
           -> keep
           -> pause w0 with a checkpoint
@@ -261,5 +245,5 @@ fn a_peer_that_is_to_leave_stays_where_a_loss_comes_first_until_a_checkpoint_hol
           -> pause w2 with a checkpoint
           -> pause w3 with a checkpoint
         ";
-    play(four, &script);
+    play(four, &format!("{FOUR}{rest}"));
 }
