@@ -122,7 +122,7 @@ pub fn play(plan: &Plan, tell: &mut dyn FnMut(&str)) -> Result<Report, PlayError
     let undisturbed_seconds = begun.elapsed().as_secs_f64();
 
     let faults = plan.scenario.events.len() as u32;
-    tell(&format!("took {undisturbed_seconds:.1} s; now with {faults} faults"));
+    tell(&format!("took {undisturbed_seconds:.1} s; now with {}", report::counted(faults as usize)));
     let bound = begun.elapsed() * 4 + LONGEST_RECOVERY * (faults + 1);
     let begun = Instant::now();
     let mut disturbed = Job::start(plan, &config, "disturbed", &plan.scenario.of_workers())?;

@@ -159,10 +159,10 @@ impl Report {
         let Verdicts { outcome, steps, compared, .. } = &self.verdicts;
         let yes = |holds: bool| if holds { "yes" } else { "no" };
         text += &format!(
-            "{}: {outcome} after {steps} steps; {} faults, median {} s and worst {} s to the next committed step, {} committed steps lost\n\
+            "{}: {outcome} after {steps} steps; {}, median {} s and worst {} s to the next committed step, {} committed steps lost\n\
              parameters equal the undisturbed run's bit for bit: {}; moments: {}; metrics: {}\n",
             self.scenario,
-            self.faults.len(),
+            counted(self.faults.len()),
             seconds(self.median_seconds),
             seconds(self.worst_seconds),
             self.steps_lost,
@@ -185,6 +185,11 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
         odd if odd % 2 == 1 => Some(values[middle]),
         _ => Some((values[middle - 1] + values[middle]) / 2.0),
     }
+}
+
+/// `1 fault`, `2 faults`.
+pub fn counted(faults: usize) -> String {
+    format!("{faults} fault{}", if faults == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
