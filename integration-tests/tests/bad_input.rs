@@ -134,14 +134,14 @@ fn checkpoints() {
 }
 
 #[test]
-fn the_best_checkpoint_that_patience_goes_back_to() {
+fn the_best_parameters_that_patience_goes_back_to() {
     let bench = Bench::small();
     // Nothing is learned, so that the first validation stays the best.
     let settings = ["train.steps=8", "train.evaluate_every=1", "train.patience=50", "optimizer.learning_rate=1e-30"];
     let run = bench.run("run", &settings);
-    let best = run.join("checkpoints/step-1/peer-0.safetensors");
-    std::fs::write(best, "not what it was").expect("the best checkpoint was kept");
-    assert_refused(&bench, &["run", "--resume", "run"], &["step-1/peer-0.safetensors"]);
+    let best = run.join("checkpoints/step-8/peer-0.best.safetensors");
+    std::fs::write(best, "not what it was").expect("the last checkpoint has the best parameters");
+    assert_refused(&bench, &["run", "--resume", "run"], &["step-8/peer-0.best.safetensors"]);
 }
 
 #[test]
