@@ -99,8 +99,6 @@ pub struct Cluster {
     pub(super) ready: Option<proto::Ready>,
     /// By split, protocol and number of users: who drew the candidates first, and their hash.
     pub(super) candidates: BTreeMap<(String, String, u64), (Slot, String)>,
-    /// What was evaluated: step, subject, split and protocol.
-    pub(super) evaluated: BTreeSet<(u64, String, String, String)>,
     /// The last merged step, while it is not logged.
     pub(super) unlogged: Option<StepEvent>,
     pub(super) stop: Option<Stop>,
@@ -205,7 +203,6 @@ impl Cluster {
             checkpoint,
             ready: None,
             candidates: BTreeMap::new(),
-            evaluated: BTreeSet::new(),
             unlogged: None,
             stop: None,
             is_hurried: false,

@@ -162,11 +162,6 @@ impl Cluster {
     }
 
     fn evaluated(&mut self, slot: Slot, evaluation: Evaluation, actions: &mut Vec<Action>) {
-        let Evaluation { subject, step, split, protocol, .. } = &evaluation;
-        if !self.evaluated.insert((*step, subject.clone(), split.clone(), protocol.clone())) {
-            // Evaluated once more after a recovery, with the same result.
-            return;
-        }
         if let Some(hash) = &evaluation.candidates_hash {
             let key = (evaluation.split.clone(), evaluation.protocol.clone(), evaluation.users);
             if self.candidates.len() >= MOST_PROTOCOLS && !self.candidates.contains_key(&key) {

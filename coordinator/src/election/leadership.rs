@@ -75,8 +75,9 @@ impl Leadership {
 
 impl Drop for Leadership {
     fn drop(&mut self) {
-        self.hold.lose("it was dropped");
+        // In this order: a lead that is lost is let go of, and one that is dropped is not.
         self.renewals.abort();
+        self.hold.lose("it was dropped");
     }
 }
 
