@@ -9,7 +9,7 @@ use medley_coordinator::cluster::{
 };
 use medley_coordinator::server::convert;
 use prost::Message;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Workers of the job; there are messages from one slot more, since strangers must do no harm.
@@ -89,7 +89,8 @@ struct Job {
     now: Duration,
     committed: u64,
     progress: u64,
-    assigned: BTreeSet<(u64, u32)>,
+    /// By generation and rank.
+    assigned: BTreeMap<(u64, u32), Slot>,
     asked_to_commit: BTreeSet<u64>,
     has_finished: bool,
 }
@@ -125,7 +126,7 @@ impl Job {
             cluster,
             now: Duration::ZERO,
             progress: 0,
-            assigned: BTreeSet::new(),
+            assigned: BTreeMap::new(),
             asked_to_commit: BTreeSet::new(),
             has_finished: false,
         }
@@ -144,9 +145,11 @@ impl Job {
     fn see(&mut self, action: Action) {
         assert!(!self.has_finished, "{action:?} after the finish");
         match action {
-            Action::Assign { assignment, .. } => {
+            Action::Assign { slot, assignment } => {
                 let key = (assignment.generation, assignment.rank);
-                assert!(self.assigned.insert(key), "rank assigned twice: {key:?}");
+                // A worker that was away is told again.
+                let other = self.assigned.insert(key, slot).filter(|other| *other != slot);
+                assert!(other.is_none(), "rank assigned twice: {key:?} to {other:?} and {slot}");
                 let mut peers: Vec<u32> = assignment.members.iter().flat_map(|member| member.peers.clone()).collect();
                 peers.sort_unstable();
                 assert_eq!(peers, (0..PEERS).collect::<Vec<_>>());
