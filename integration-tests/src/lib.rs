@@ -141,7 +141,8 @@ pub fn summary(run: &Path) -> Summary {
 pub fn event_lines(run: &Path) -> Vec<EventLine> {
     let lines = std::fs::read_to_string(run.join(run_directory::EVENTS)).expect("a run leaves events");
     let parse = |line: &str| serde_json::from_str(line).expect("events have their documented form");
-    lines.lines().map(parse).collect()
+    // Of a run that goes on, the last line may be half written.
+    lines.split_inclusive('\n').filter(|line| line.ends_with('\n')).map(parse).collect()
 }
 
 /// All that happened in a run.
