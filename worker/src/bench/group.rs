@@ -153,8 +153,8 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        drop(self.input.take());
-        // Neither does anything to a process that was waited for already.
+        // While its input is open: a member that saw it closed would complain of a launcher that is gone. Neither does
+        // anything to a process that was waited for already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

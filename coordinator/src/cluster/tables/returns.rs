@@ -105,19 +105,12 @@ fn an_exchange_that_fails_without_a_loss_is_formed_again_until_it_has_failed_too
 
 #[test]
 fn a_survivor_that_does_not_leave_counts_as_dead() {
-    after_three(
+    after_a_loss(
         |settings| {
             settings.recovery.reform = Duration::from_millis(600);
             settings.death = Duration::from_secs(10);
         },
         "
-        30 w1 exits by_signal_9_(SIGKILL)
-        30 w1 session-ends
-          -> log lost worker-1
-          -> dismiss w1
-          -> abort w0 of generation 1
-          -> abort w2 of generation 1
-          -> start w1
         40 w0 leaves 1 hosting 0 keeping 2,1
         100 w1 joins
           -> log joined worker-1
@@ -140,17 +133,10 @@ fn a_survivor_that_does_not_leave_counts_as_dead() {
 #[test]
 fn a_peer_that_was_to_come_back_when_the_exchange_failed_comes_back_all_the_same() {
     let origins = "after 9, shared of rank 0, 0 of rank 0, 1 of rank 1, 2 of rank 1";
-    after_three(
+    after_a_loss(
         |settings| settings.recovery.mode = RecoveryMode::Continue,
         &format!(
             "
-        30 w1 exits by_signal_9_(SIGKILL)
-        30 w1 session-ends
-          -> log lost worker-1
-          -> dismiss w1
-          -> abort w0 of generation 1
-          -> abort w2 of generation 1
-          -> start w1
         40 w0 leaves 1 hosting 0 keeping 2
         41 w2 leaves 1 hosting 2 keeping 1
           -> log generation 2 after 1
@@ -221,11 +207,9 @@ fn a_step_that_is_reported_after_a_generation_ended_is_no_recovery() {
     );
 }
 
-#[test]
-fn a_worker_that_was_away_when_it_was_assigned_is_told_when_it_returns() {
-    after_a_loss(
-        |_| (),
-        "
+/// After the death of the second worker the third is away while the next generation is formed.
+fn after_an_absence(rest: &str) {
+    let absence = "
         40 w0 leaves 1 hosting 0 keeping 2
         41 w2 leaves 1 hosting 2 keeping 1
         42 w2 session-ends
@@ -236,6 +220,14 @@ fn a_worker_that_was_away_when_it_was_assigned_is_told_when_it_returns() {
           -> assign w0 rank 0 of generation 2: peers [0] after 1, shared of rank 0, 0 of rank 0, 1 of rank 2, 2 of rank 2
           -> assign w1 rank 1 of generation 2: peers [1] after 1, shared of rank 0, 0 of rank 0, 1 of rank 2, 2 of rank 2
           -> assign w2 rank 2 of generation 2: peers [2] after 1, shared of rank 0, 0 of rank 0, 1 of rank 2, 2 of rank 2
+";
+    after_a_loss(|_| (), &format!("{absence}{rest}"));
+}
+
+#[test]
+fn a_worker_that_was_away_when_it_was_assigned_is_told_when_it_returns() {
+    after_an_absence(
+        "
         600 w2/1 returns
           -> assign w2 rank 2 of generation 2: peers [2] after 1, shared of rank 0, 0 of rank 0, 1 of rank 2, 2 of rank 2
         ",
@@ -244,19 +236,8 @@ fn a_worker_that_was_away_when_it_was_assigned_is_told_when_it_returns() {
 
 #[test]
 fn a_worker_that_missed_a_generation_which_is_over_learns_of_it_and_leaves_it() {
-    after_a_loss(
-        |_| (),
+    after_an_absence(
         "
-        40 w0 leaves 1 hosting 0 keeping 2
-        41 w2 leaves 1 hosting 2 keeping 1
-        42 w2 session-ends
-        500 w1 joins
-          -> log joined worker-1
-          -> log generation 2 after 1
-          -> keep
-          -> assign w0 rank 0 of generation 2: peers [0] after 1, shared of rank 0, 0 of rank 0, 1 of rank 2, 2 of rank 2
-          -> assign w1 rank 1 of generation 2: peers [1] after 1, shared of rank 0, 0 of rank 0, 1 of rank 2, 2 of rank 2
-          -> assign w2 rank 2 of generation 2: peers [2] after 1, shared of rank 0, 0 of rank 0, 1 of rank 2, 2 of rank 2
         510 w1 exits by_signal_9_(SIGKILL)
         510 w1 session-ends
           -> log lost worker-1
