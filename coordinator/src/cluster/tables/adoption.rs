@@ -1,5 +1,6 @@
 //! A coordinator that takes over from another one.
 
+use super::beginnings::bearing;
 use super::*;
 
 const GRACE: Duration = Duration::from_secs(3);
@@ -11,8 +12,7 @@ fn lives() -> Lives {
 
 /// What the leader of two workers at step 4 had kept when it died.
 fn adopted() -> Cluster {
-    let mut bearing = settings(2);
-    bearing.recovery.attempts = 2;
+    let bearing = bearing(2, |_| ());
     let mut led = Cluster::new(bearing.clone());
     let mut lives = Lives::default();
     for event in ["w0 joins", "w1 joins", "w0 ready", "w1 ready", "w0 steps 1 4", "w1 steps 1 4"] {
@@ -109,8 +109,7 @@ fn a_worker_of_another_generation_is_a_zombie() {
 
 /// What the leader had kept that died before it could tell anybody of the second generation.
 fn unassigned() -> Cluster {
-    let mut bearing = settings(3);
-    bearing.recovery.attempts = 2;
+    let bearing = bearing(3, |_| ());
     let mut led = Cluster::new(bearing.clone());
     let mut lives = Lives::default();
     let events = "w0 joins;w1 joins;w2 joins;w0 ready;w1 ready;w2 ready;w0 steps 1 1;w1 steps 1 1;w2 steps 1 1;\

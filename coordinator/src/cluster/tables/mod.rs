@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod adoption;
+mod beginnings;
 mod checkpoints;
 mod recovery;
 mod returns;
@@ -11,6 +12,7 @@ mod script;
 mod stops;
 
 use super::*;
+use beginnings::{BEGINNING, after_beginning};
 use medley_common::config::RecoveryMode;
 use medley_common::events::Event as JobEvent;
 use medley_common::proto;
@@ -81,50 +83,6 @@ fn play_on(cluster: &mut Cluster, lives: &mut Lives, script: &str) {
         lines.collect::<Vec<_>>().join("\n")
     };
     assert_eq!(normal(&actual), normal(script), "\nplayed:\n{actual}");
-}
-
-/// Two workers that have joined and met.
-const BEGINNING: &str = "
-    0 w1 joins
-      -> log joined worker-1
-    5 w0 joins
-      -> log joined worker-0
-      -> log generation 1 after 0
-      -> keep
-      -> assign w0 rank 0 of generation 1: peers [0]
-      -> assign w1 rank 1 of generation 1: peers [1]
-    10 w0 ready
-    10 w1 ready
-      -> log ready
-      -> keep
-";
-
-/// Four.
-const FOUR: &str = "
-    0 w0 joins
-      -> log joined worker-0
-    0 w1 joins
-      -> log joined worker-1
-    0 w2 joins
-      -> log joined worker-2
-    0 w3 joins
-      -> log joined worker-3
-      -> log generation 1 after 0
-      -> keep
-      -> assign w0 rank 0 of generation 1: peers [0]
-      -> assign w1 rank 1 of generation 1: peers [1]
-      -> assign w2 rank 2 of generation 1: peers [2]
-      -> assign w3 rank 3 of generation 1: peers [3]
-    10 w0 ready
-    10 w1 ready
-    10 w2 ready
-    10 w3 ready
-      -> log ready
-      -> keep
-";
-
-fn after_beginning(rest: &str) {
-    play(settings(2), &format!("{BEGINNING}{rest}"));
 }
 
 #[test]

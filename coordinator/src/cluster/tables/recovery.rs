@@ -1,56 +1,7 @@
 //! Losses that a job goes on from.
 
+use super::beginnings::{after_a_loss, after_three, bearing, met};
 use super::*;
-
-pub(super) fn bearing(workers: u32, change: impl FnOnce(&mut Settings)) -> Settings {
-    let mut bearing = settings(workers);
-    bearing.recovery.attempts = 2;
-    change(&mut bearing);
-    bearing
-}
-
-/// Three workers that have joined, met, and committed a step.
-const THREE: &str = "
-    0 w0 joins
-      -> log joined worker-0
-    0 w1 joins
-      -> log joined worker-1
-    0 w2 joins
-      -> log joined worker-2
-      -> log generation 1 after 0
-      -> keep
-      -> assign w0 rank 0 of generation 1: peers [0]
-      -> assign w1 rank 1 of generation 1: peers [1]
-      -> assign w2 rank 2 of generation 1: peers [2]
-    10 w0 ready
-    10 w1 ready
-    10 w2 ready
-      -> log ready
-      -> keep
-    20 w0 steps 1 1
-    20 w1 steps 1 1
-    20 w2 steps 1 1
-      -> progress 1
-";
-
-pub(super) fn after_three(change: impl FnOnce(&mut Settings), rest: &str) {
-    play(bearing(3, change), &format!("{THREE}{rest}"));
-}
-
-/// What follows the death of the second worker.
-const LOSS: &str = "
-    30 w1 exits by_signal_9_(SIGKILL)
-    30 w1 session-ends
-      -> log lost worker-1
-      -> dismiss w1
-      -> abort w0 of generation 1
-      -> abort w2 of generation 1
-      -> start w1
-";
-
-pub(super) fn after_a_loss(change: impl FnOnce(&mut Settings), rest: &str) {
-    play(bearing(3, change), &format!("{THREE}{LOSS}{rest}"));
-}
 
 #[test]
 fn a_lost_peer_comes_back_from_its_copy_at_the_step_that_failed() {
@@ -378,5 +329,5 @@ fn in_continue_mode_one_of_two_lost_workers_takes_its_share_back_alone() {
         920 w2 ready
         920 w1 ready
         ";
-    play(bearing(4, |settings| settings.recovery.mode = RecoveryMode::Continue), &format!("{FOUR}{rest}"));
+    play(bearing(4, |settings| settings.recovery.mode = RecoveryMode::Continue), &format!("{}{rest}", met(4)));
 }

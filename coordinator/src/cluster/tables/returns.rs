@@ -1,6 +1,6 @@
 //! Workers that are away for a while or silent for good, late reports, and exchanges that fail though nobody is lost.
 
-use super::recovery::{after_a_loss, after_three, bearing};
+use super::beginnings::{after_a_loss, after_three, bearing};
 use super::*;
 
 #[test]

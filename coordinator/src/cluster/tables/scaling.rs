@@ -1,5 +1,6 @@
 //! Another T, and other workers, in the middle of a training.
 
+use super::beginnings::{bearing, met};
 use super::*;
 use medley_common::config::CohortChange;
 
@@ -184,11 +185,9 @@ fn a_cohort_that_shrinks_keeps_the_workers_that_hold_what_stays() {
 
 #[test]
 fn a_peer_that_was_to_join_when_the_exchange_failed_joins_all_the_same() {
-    let mut bearing = settings(2);
-    bearing.recovery.attempts = 2;
-    bearing.cohort.changes = vec![CohortChange { step: 5, peers: 3 }];
+    let two = bearing(2, |two| two.cohort.changes = vec![CohortChange { step: 5, peers: 3 }]);
     play(
-        bearing,
+        two,
         &format!(
             "{BEGINNING}
         20 w0 leaves 5 hosting 0 keeping 1 paused
@@ -212,9 +211,7 @@ fn a_peer_that_was_to_join_when_the_exchange_failed_joins_all_the_same() {
 
 #[test]
 fn a_peer_that_is_to_leave_stays_where_a_loss_comes_first_until_a_checkpoint_holds_it() {
-    let mut four = settings(4);
-    four.cohort.peers = 4;
-    four.recovery.attempts = 2;
+    let four = bearing(4, |_| ());
     let rest = "
         20 scale 3
           -> keep
@@ -245,5 +242,5 @@ fn a_peer_that_is_to_leave_stays_where_a_loss_comes_first_until_a_checkpoint_hol
           -> pause w2 with a checkpoint
           -> pause w3 with a checkpoint
         ";
-    play(four, &format!("{FOUR}{rest}"));
+    play(four, &format!("{}{rest}", met(4)));
 }
